@@ -1,0 +1,189 @@
+"""Where the worker meets Faust's inside: every private Faust and aiokafka name that we touch is in this file.
+
+Clicks do not go through Faust's per-message machinery. Its consumer fetches them and keeps the group, the
+assignment, seeks, recovery and commits; the records themselves go, whole lists at a time, to our `Intake`.
+`tests/stream/test_faust_seams.py` pins each name, so that an upgrade that moves one fails there and not in production.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import aiokafka
+import faust
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.intake import Intake
+from stream.records import SourceRecord
+
+# Faust hard-codes 1,500 ms; a fetch that waits holds up partitions that it does not name.
+FETCH_MAX_WAIT_MS = 100
+COMMIT_ATTEMPTS = 5
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's consumer thread with a shorter fetch wait, whose pauses reach aiokafka."""
+
+    def _create_worker_consumer(self, transport: "ClickTransport") -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
+        return consumer
+
+    def mirror(self, partitions: Iterable[TP], *, paused: bool) -> None:
+        """Tell aiokafka what Faust paused or resumed, on the consumer's own thread.
+
+        Faust only skips paused partitions when it reads; aiokafka goes on fetching them, and while their records lie
+        unread it sends no further fetch to that broker: our own changelog would starve the clicks.
+        """
+        self.thread_loop.call_soon_threadsafe(self._mirror_now, set(partitions), paused)
+
+    def _mirror_now(self, partitions: set[TP], paused: bool) -> None:  # noqa: FBT001
+        if self._consumer is None:
+            return
+        assigned = self._consumer.assignment()
+        wanted = [tp for tp in map(driver.ensure_aiokafka_TP, partitions) if tp in assigned]
+        if paused:
+            self._consumer.pause(*wanted)
+        else:
+            self._consumer.resume(*wanted)
+
+
+class ClickConsumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer with the clicks taken out of its stream: lists of records go to the intake."""
+
+    transport: "ClickTransport"
+    _thread: _ConsumerThread
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def _intake(self) -> Intake:
+        return self.transport.intake
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109
+        """Fetch what has arrived: clicks to the intake, changelog records to Faust's recovery."""
+        await self._intake.wait_for_room()
+        generation = self.app.consumer_generation_id
+        records, _ = await self._wait_next_records(timeout)
+        if not records or self.should_stop or generation != self.app.consumer_generation_id:
+            # A new generation starts from committed offsets, so these records come again.
+            return
+        if not self.flow_active:
+            # They were taken from aiokafka and will not be processed: go back for them.
+            await self.perform_seek()
+            return
+        for tp, fetched in records.items():
+            if tp.topic == self.transport.clicks_topic:
+                self._intake.put(tp.partition, [_source_record(record) for record in fetched])
+                continue
+            for record in fetched:
+                yield tp, self._to_message(tp, record)
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Pause in Faust and in aiokafka."""
+        paused = set(tps)
+        super().pause_partitions(paused)
+        self._thread.mirror(paused, paused=True)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Resume in Faust and in aiokafka."""
+        resumed = set(tps)
+        super().resume_partitions(resumed)
+        self._thread.mirror(resumed, paused=False)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Open the intake for the new assignment before Faust may fetch for it."""
+        self._intake.assign(tp.partition for tp in assigned if tp.topic == self.transport.clicks_topic)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let Faust wait for the batch in flight and commit, then close the intake."""
+        await super().on_partitions_revoked(revoked)
+        self._intake.revoke()
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+        """Commit, per partition, the offset below which every answer has been delivered."""
+        offsets = self._intake.committable()
+        if not offsets:
+            return False
+        committed = await self._commit({TP(self.transport.clicks_topic, p): offset for p, offset in offsets.items()})
+        if committed:
+            self._intake.mark_committed(offsets)
+        return bool(committed)
+
+    async def wait_empty(self) -> None:
+        """Drop what is queued, finish the batch in flight and commit it; before a rebalance and before the end.
+
+        `commit` does nothing while the timer's commit is in flight, hence the attempts; what stays uncommitted is
+        replayed, and the fence in every session record makes a replay harmless.
+        """
+        self._intake.clear()
+        await self._intake.wait_until_idle()
+        for _ in range(COMMIT_ATTEMPTS):
+            if not self._intake.committable():
+                return
+            await self.commit()
+
+
+class ClickTransport(driver.Transport):  # type: ignore[misc]
+    """Faust's aiokafka transport, with the clicks of one topic going to an intake.
+
+    Args:
+        app: The Faust app.
+        clicks_topic: Topic whose records go to the intake.
+        intake: Where they go.
+    """
+
+    Consumer = ClickConsumer
+
+    def __init__(self, app: faust.App, clicks_topic: str, intake: Intake) -> None:
+        super().__init__(app.conf.broker_consumer, app)
+        self.clicks_topic = clicks_topic
+        self.intake = intake
+
+
+def on_assigned(app: faust.App, call: Callable[[], None]) -> None:
+    """Call `call` after each assignment, before recovery."""
+
+    # Faust keeps weak references to its receivers, except to those it is told to keep.
+    @app.on_partitions_assigned.connect(weak=False)  # type: ignore[untyped-decorator]
+    async def _assigned(_app: faust.App, assigned: set[TP], **_: Any) -> None:  # noqa: ARG001
+        call()
+
+
+def partition_db(table: faust.Table, partition: int) -> Any:
+    """Return the open RocksDB (rocksdict, raw mode) of one partition of `table`."""
+    return table.data._db_for_partition(partition)  # noqa: SLF001
+
+
+def offset_key(table: faust.Table) -> bytes:
+    """Return the key under which Faust keeps the persisted changelog offset in a partition's DB."""
+    return bytes(table.data.offset_key)
+
+
+def set_persisted_offset(table: faust.Table, partition: int, offset: int) -> None:
+    """Say that the store holds every changelog record up to `offset`, so that recovery starts after it."""
+    table.data.set_persisted_offset(TP(table.changelog_topic.get_topic_name(), partition), offset)
+
+
+def credentials(kafka_options: Mapping[str, Any]) -> Any:
+    """Turn aiokafka's security options into Faust's credentials; None for plain text.
+
+    Args:
+        kafka_options: aiokafka keyword arguments (`security_protocol`, `ssl_context`, `sasl_*`).
+    """
+    protocol = kafka_options.get("security_protocol", "PLAINTEXT")
+    context = kafka_options.get("ssl_context")
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka_options["sasl_plain_username"],
+            password=kafka_options["sasl_plain_password"],
+            mechanism=kafka_options.get("sasl_mechanism", "PLAIN"),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if protocol == "SSL" else None
+
+
+def _source_record(record: Any) -> SourceRecord:
+    return SourceRecord(record.partition, record.offset, record.timestamp, record.key, record.value)

@@ -1,0 +1,141 @@
+"""What a worker exposes to Prometheus: the closed list of its metrics. The README has the same list; a test compares."""
+
+from collections import Counter as Tally
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from stream.histogram import Histogram
+from stream.processor import Outcome
+
+LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+STAGE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+ONLINE_K = 20
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """Seconds that one micro-batch spent in each stage."""
+
+    process_s: float
+    store_read_s: float
+    store_write_s: float
+    delivery_s: float
+
+
+class WorkerMetrics:
+    """Every metric of a worker.
+
+    Args:
+        registry: The process's own registry.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"nextclick_{name}_total", documentation, labels, registry=registry)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"nextclick_{name}", documentation, labels, registry=registry)
+
+        def seconds(name: str, documentation: str, buckets: tuple[float, ...] = STAGE_BUCKETS_S) -> Histogram:
+            return Histogram(f"nextclick_{name}_seconds", documentation, buckets, registry)
+
+        self.clicks = counter("clicks", "Records read, by result: applied, replayed or dead", "result")
+        self.unknown_items = counter("unknown_items", "Applied clicks on items that the version does not know")
+        self.answers = counter("answers", "Answers delivered, by version", "model_version")
+        self.dead_letters = counter("dead_letters", "Records that are not clicks, by reason", "reason")
+        self.latency = seconds(
+            "click_to_answer", "From the click's record timestamp to its answer's delivery", LATENCY_BUCKETS_S
+        )
+        self.batch_clicks = Histogram("nextclick_batch_clicks", "Records per micro-batch", BATCH_BUCKETS, registry)
+        self.process_time = seconds("process", "Decoding, states, network and answers of one micro-batch")
+        self.forward_time = seconds("forward", "Network and top k of one micro-batch")
+        self.store_read_time = seconds("store_read", "Reading the states of one micro-batch")
+        self.store_write_time = seconds("store_write", "Writing the states of one micro-batch")
+        self.delivery_time = seconds("delivery", "From sending one micro-batch's records to their acknowledgement")
+        self.lag = gauge("lag_records", "Clicks of the partition that are not answered yet", "partition")
+        self.last_progress = gauge("last_progress_timestamp_seconds", "When a micro-batch was last finished")
+        self.partitions = gauge("assigned_partitions", "Partitions that this worker answers")
+        self.rebalances = counter("rebalances", "Assignments received")
+        self.recovery_time = gauge("recovery_seconds", "From the newest assignment to its first look for clicks")
+        self.sessions_active = gauge("sessions_active", "Session records held: the newest sweep's count and since")
+        self.sessions_started = counter("sessions_started", "Sessions begun")
+        self.sessions_expired = counter("sessions_expired", "Session records swept after their end")
+        self.version_info = gauge("version_info", "1 for the version that serves", "model_version")
+        self.version_created = gauge("version_created_timestamp_seconds", "When the serving version was made")
+        self.swaps = counter("swaps", "Announced versions, by result: swapped, or why it was refused", "result")
+        self.online_clicks = counter(
+            "online_clicks", "Clicks that met an earlier answer of their session, by its version", "model_version"
+        )
+        self.online_hits = counter("online_hits", "Those whose item was in that answer's first 20", "model_version")
+        self.online_reciprocal_ranks = counter(
+            "online_reciprocal_ranks", "Sum of 1/rank of those items in that answer", "model_version"
+        )
+        self.online_recall = gauge("online_recall_at_20", "online_hits over online_clicks", "model_version")
+        self.online_mrr = gauge("online_mrr_at_20", "online_reciprocal_ranks over online_clicks", "model_version")
+        self._online: dict[str, tuple[int, int, float]] = {}
+        self._active_sessions = 0
+
+    def batch_answered(self, outcome: Outcome, times: BatchTimes, now_ms: int) -> None:
+        """Count one micro-batch after its deliveries.
+
+        Args:
+            outcome: What the batch led to.
+            times: How long each stage took.
+            now_ms: When its deliveries were acknowledged, ms since the Unix epoch.
+        """
+        self.batch_clicks.observe(len(outcome.answers) + len(outcome.dead_letters))
+        self.process_time.observe(times.process_s)
+        self.forward_time.observe(outcome.forward_s)
+        self.store_read_time.observe(times.store_read_s)
+        self.store_write_time.observe(times.store_write_s)
+        self.delivery_time.observe(times.delivery_s)
+        produced_ms = np.array([answer.record.timestamp_ms for answer in outcome.answers])
+        self.latency.observe(np.maximum(now_ms - produced_ms, 0) / 1000)
+        self.clicks.labels("applied").inc(outcome.applied)
+        self.clicks.labels("replayed").inc(outcome.replayed)
+        self.clicks.labels("dead").inc(len(outcome.dead_letters))
+        self.unknown_items.inc(outcome.unknown)
+        self.sessions_started.inc(outcome.started)
+        for letter in outcome.dead_letters:
+            self.dead_letters.labels(letter.reason).inc()
+        for version, count in Tally(answer.recommendation.model_version for answer in outcome.answers).items():
+            self.answers.labels(version).inc(count)
+        for evaluation in outcome.evaluations:
+            self.evaluated(evaluation.version, evaluation.ranks)
+        self._active_sessions += outcome.first_seen
+        self.sessions_active.set(self._active_sessions)
+        self.last_progress.set(now_ms / 1000)
+
+    def evaluated(self, version: str, ranks: NDArray[np.int64]) -> None:
+        """Count how `version`'s answers met the clicks after them.
+
+        Args:
+            version: Version that answered.
+            ranks: 1-based rank of each clicked item in the answer before it; 0 where it was not in it.
+        """
+        found = ranks[(ranks > 0) & (ranks <= ONLINE_K)]
+        reciprocal = float((1.0 / found).sum())
+        self.online_clicks.labels(version).inc(len(ranks))
+        self.online_hits.labels(version).inc(len(found))
+        self.online_reciprocal_ranks.labels(version).inc(reciprocal)
+        clicks, hits, total = self._online.get(version, (0, 0, 0.0))
+        clicks, hits, total = clicks + len(ranks), hits + len(found), total + reciprocal
+        self._online[version] = clicks, hits, total
+        self.online_recall.labels(version).set(hits / clicks)
+        self.online_mrr.labels(version).set(total / clicks)
+
+    def swept(self, expired: int, kept: int | None) -> None:
+        """Count expired sessions; `kept` is the number of sessions left when a whole sweep ended, else None."""
+        self.sessions_expired.inc(expired)
+        self._active_sessions = max(self._active_sessions - expired, 0) if kept is None else kept
+        self.sessions_active.set(self._active_sessions)
+
+    def assigned(self, partitions: int) -> None:
+        """Count an assignment; what was known of the partitions before is forgotten."""
+        self.rebalances.inc()
+        self.partitions.set(partitions)
+        self.lag.clear()

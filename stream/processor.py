@@ -1,0 +1,323 @@
+"""One micro-batch: records, states and a model in; states, answers and dead letters out. Pure.
+
+The promise kept here: every state equals the one obtained by applying each click exactly once, however the clicks
+are cut into batches and however often they come again.
+
+Letters: C clicks of the batch, S lives (a session, or what follows its expiry), W state width, k answer items.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.baselines.popularity import Popularity
+from model.clicks import Click, continues_session, decode_click
+from model.errors import InvalidClickError
+from model.recommender import Forward, Recommender
+from model.vocabulary import fingerprint
+from stream.records import AnsweredClick, DeadLetter, Recommendation, SourceRecord
+from stream.session import NO_HIDDEN, Session
+
+POPULARITY = "popularity"
+
+SessionKey = tuple[int, bytes]
+LoadSessions = Callable[[Sequence[SessionKey]], Sequence[Session | None]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer and the record it answers."""
+
+    record: SourceRecord
+    recommendation: Recommendation
+
+
+@dataclass(frozen=True)
+class OnlineEvaluation:
+    """How the answers given so far met the clicks of this batch.
+
+    Attributes:
+        version: Version that gave the answers.
+        ranks: 1-based rank of the clicked item in the answer before it, int64; 0 where it was not in it.
+    """
+
+    version: str
+    ranks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one micro-batch leads to; nothing of it has happened yet.
+
+    Attributes:
+        sessions: The session record after its last click of the batch, by (partition, key).
+        answers: One per valid record, in the order of the records.
+        dead_letters: One per invalid record.
+        evaluations: One per version whose answers were met.
+        version: The version that served the whole batch, or `POPULARITY`.
+        applied: Clicks that advanced a state.
+        replayed: Clicks at or before their session's fence: state kept, answer sent again.
+        unknown: Applied clicks whose item the version does not know.
+        started: Sessions that began (a new id, or one whose last session had ended).
+        first_seen: Sessions that had no record before.
+        forward_s: Seconds that the network and the top k took.
+    """
+
+    sessions: Mapping[SessionKey, Session]
+    answers: Sequence[Answer]
+    dead_letters: Sequence[DeadLetter]
+    evaluations: Sequence[OnlineEvaluation]
+    version: str
+    applied: int
+    replayed: int
+    unknown: int
+    started: int
+    first_seen: int
+    forward_s: float
+
+
+@dataclass
+class _Life:
+    """A session within the batch, from its first click here, or from its expiry, to its last click here."""
+
+    slot: int
+    session: Session
+    # The answer that its first click here is checked against: version ("" for popularity) and fingerprints.
+    stored_answer: tuple[str, NDArray[np.uint32]]
+    # Items to encode again, because another version made the stored hidden vector; None when it can be used.
+    encode: list[str] | None = None
+    # Row of the last known item before the first click here; None until that click is seen.
+    last_row: int | None = None
+    # Position in the batch of the newest answer.
+    answered: int = -1
+
+
+@dataclass
+class _Batch:
+    """The batch as its clicks are walked through once, in order."""
+
+    lives: list[_Life] = field(default_factory=list)
+    current: dict[SessionKey, _Life] = field(default_factory=dict)
+    valid: list[tuple[SourceRecord, Click]] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    # Applied clicks with an answer before them: their position, and the position of that answer in the batch, or
+    # -1 - slot where it is the one stored with the session.
+    evaluated: list[int] = field(default_factory=list)
+    previous: list[int] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    replayed: int = 0
+    unknown: int = 0
+    started: int = 0
+    first_seen: int = 0
+    forward_s: float = 0.0
+
+
+class Processor:
+    """Applies micro-batches of clicks to session states and answers each click.
+
+    Args:
+        top_k: Items per answer.
+        idle_ms: Event time after which a session ends.
+        popularity: What is popular in this worker's stream: answers before the first version, and the sessions of
+            which the version knows no item.
+    """
+
+    def __init__(self, *, top_k: int, idle_ms: int, popularity: Popularity) -> None:
+        self._top_k = top_k
+        self._idle_ms = idle_ms
+        self._popularity = popularity
+
+    def process(
+        self,
+        records: Sequence[SourceRecord],
+        load: LoadSessions,
+        recommender: Recommender | None,
+        now_ms: int,
+    ) -> Outcome:
+        """Apply `records` in order and answer each of them.
+
+        Args:
+            records: Records of the clicks topic; those of one partition in offset order.
+            load: Returns the stored sessions of the given keys, None where there is none.
+            recommender: The version that serves this batch; None before the first.
+            now_ms: Wall clock for `generated_at`, ms since the Unix epoch.
+
+        Raises:
+            DamagedSessionError: A stored record cannot be read.
+        """
+        batch = _Batch()
+        clicks = self._decode(records, batch)
+        self._load(clicks, load, recommender, batch)
+        for record, click in clicks:
+            self._apply(record, click, recommender, batch)
+        answers, fingerprints = self._answer(batch, recommender, now_ms)
+        return Outcome(
+            sessions={key: life.session for key, life in batch.current.items()},
+            answers=answers,
+            dead_letters=batch.dead_letters,
+            evaluations=_evaluate(batch, answers, fingerprints),
+            version=recommender.version if recommender else POPULARITY,
+            applied=len(batch.valid) - batch.replayed,
+            replayed=batch.replayed,
+            unknown=batch.unknown,
+            started=batch.started,
+            first_seen=batch.first_seen,
+            forward_s=batch.forward_s,
+        )
+
+    def _decode(self, records: Sequence[SourceRecord], batch: _Batch) -> list[tuple[SourceRecord, Click]]:
+        clicks = []
+        for record in records:
+            try:
+                clicks.append((record, decode_click(record.key, record.value, record.timestamp_ms)))
+            except InvalidClickError as error:
+                batch.dead_letters.append(DeadLetter.of(record, error))
+        return clicks
+
+    def _load(
+        self,
+        clicks: Sequence[tuple[SourceRecord, Click]],
+        load: LoadSessions,
+        recommender: Recommender | None,
+        batch: _Batch,
+    ) -> None:
+        keys = list(dict.fromkeys((record.partition, record.key) for record, _ in clicks if record.key is not None))
+        for key, stored in zip(keys, load(keys), strict=True):
+            if stored is None:
+                batch.first_seen += 1
+                _begin(key, Session(partition=key[0]), batch)
+                continue
+            life = _begin(key, stored, batch)
+            if recommender and stored.version != recommender.version:
+                life.encode = stored.items()
+
+    def _apply(self, record: SourceRecord, click: Click, recommender: Recommender | None, batch: _Batch) -> None:
+        """Advance the click's session, or recognise the click as a replay."""
+        assert record.key is not None  # a click's key is its session id
+        key = (record.partition, record.key)
+        life = batch.current[key]
+        session = life.session
+        replayed = record.offset <= session.offset
+        ended = not continues_session(session.event_ms, click.timestamp_ms, self._idle_ms)
+        if session.clicks and ended and not replayed:
+            life = _begin(key, Session(partition=record.partition), batch)
+            session = life.session
+        row = -1 if replayed or recommender is None else recommender.vocabulary.row(click.item_id)
+        if life.last_row is None:
+            life.last_row = _newest_row(session, recommender) if row < 0 else -1
+        position = len(batch.valid)
+        batch.valid.append((record, click))
+        batch.slots.append(life.slot)
+        batch.rows.append(row)
+        if replayed:
+            batch.replayed += 1
+        else:
+            if session.clicks:
+                batch.evaluated.append(position)
+                batch.previous.append(life.answered if life.answered >= 0 else -1 - life.slot)
+            else:
+                batch.started += 1
+            batch.unknown += row < 0
+            session.offset = record.offset
+            session.event_ms = max(session.event_ms, click.timestamp_ms)
+            session.clicks += 1
+            session.append_item(click.item_id)
+            self._popularity.add(click.item_id)
+        life.answered = position
+
+    def _answer(
+        self, batch: _Batch, recommender: Recommender | None, now_ms: int
+    ) -> tuple[list[Answer], NDArray[np.uint32]]:
+        """Return one answer per valid record and the fingerprints of its items, uint32 [C, k]; 0 past the last."""
+        popular_items, popular_scores = self._popularity.top_k(self._top_k)
+        fingerprints = np.zeros((len(batch.valid), self._top_k), np.uint32)
+        fingerprints[:, : len(popular_items)] = [fingerprint(item) for item in popular_items]
+        known = np.zeros(len(batch.valid), np.bool_)
+        items: list[list[str]] = []
+        scores: list[list[float]] = []
+        version = ""
+        if recommender and batch.valid:
+            version, vocabulary = recommender.version, recommender.vocabulary
+            forward = self._forward(batch, recommender)
+            known = forward.known
+            fingerprints[known] = 0
+            fingerprints[known, : forward.top_rows.shape[1]] = vocabulary.fingerprints[forward.top_rows[known]]
+            items = [[vocabulary.item_ids[row] for row in rows] for rows in forward.top_rows.tolist()]
+            scores = np.round(forward.scores.astype(np.float64), 5).tolist()
+        for life in batch.lives:
+            if life.answered >= 0:
+                life.session.answer = fingerprints[life.answered]
+                life.session.version = version if known[life.answered] else ""
+                life.session.hidden = forward.states[life.slot] if known[life.answered] else NO_HIDDEN
+        answers = []
+        for position, (record, click) in enumerate(batch.valid):
+            by_model = known[position]
+            recommendation = Recommendation(
+                session_id=click.session_id,
+                items=items[position] if by_model else popular_items,
+                scores=scores[position] if by_model else popular_scores,
+                model_version=version if by_model else POPULARITY,
+                click=AnsweredClick(record.partition, record.offset, click.item_id, click.timestamp_ms),
+                generated_at=now_ms,
+            )
+            answers.append(Answer(record, recommendation))
+        return answers, fingerprints
+
+    def _forward(self, batch: _Batch, recommender: Recommender) -> Forward:
+        started_s = time.perf_counter()
+        forward = recommender.forward(
+            self._states(batch, recommender),
+            np.array([-1 if life.last_row is None else life.last_row for life in batch.lives]),
+            np.array(batch.slots),
+            np.array(batch.rows),
+            self._top_k,
+        )
+        batch.forward_s = time.perf_counter() - started_s
+        return forward
+
+    def _states(self, batch: _Batch, recommender: Recommender) -> NDArray[np.float32]:
+        """Return the hidden vectors that the batch starts from, [S, W]; those of other versions encoded again."""
+        states = np.zeros((len(batch.lives), recommender.state_width), np.float32)
+        stale = []
+        for life in batch.lives:
+            if life.encode is not None:
+                stale.append(life)
+            elif len(life.session.hidden):
+                states[life.slot] = life.session.hidden
+        if stale:
+            row = recommender.vocabulary.row
+            histories = [[known for item in life.encode or () if (known := row(item)) >= 0] for life in stale]
+            states[[life.slot for life in stale]] = recommender.encode(histories)
+        return states
+
+
+def _begin(key: SessionKey, session: Session, batch: _Batch) -> _Life:
+    life = _Life(slot=len(batch.lives), session=session, stored_answer=(session.version, session.answer))
+    batch.lives.append(life)
+    batch.current[key] = life
+    return life
+
+
+def _newest_row(session: Session, recommender: Recommender | None) -> int:
+    """Return the row of the session's newest item that the version knows, or -1."""
+    if recommender is None:
+        return -1
+    return next((row for item in reversed(session.items()) if (row := recommender.vocabulary.row(item)) >= 0), -1)
+
+
+def _evaluate(batch: _Batch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:
+    """Check every applied click that continues a session against the answer given before it."""
+    ranks: dict[str, list[int]] = {}
+    for position, previous in zip(batch.evaluated, batch.previous, strict=True):
+        if previous >= 0:
+            version, answer = answers[previous].recommendation.model_version, fingerprints[previous]
+        else:
+            version, answer = batch.lives[-1 - previous].stored_answer
+        clicked = fingerprint(batch.valid[position][1].item_id)
+        hits = np.flatnonzero(answer == clicked)
+        ranks.setdefault(version or POPULARITY, []).append(int(hits[0]) + 1 if len(hits) else 0)
+    return [OnlineEvaluation(version, np.array(found)) for version, found in ranks.items()]

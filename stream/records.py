@@ -1,0 +1,102 @@
+"""The wire: what the worker writes to `recommendations` and to `clicks-dead-letters`."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from model.errors import InvalidClickError
+
+DEAD_LETTER_PREFIX = "nextclick.error."
+
+
+class SourceRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record of the clicks topic, as fetched.
+
+    Attributes:
+        partition: Partition of the clicks topic.
+        offset: Offset in that partition.
+        timestamp_ms: The record's own timestamp, ms since the Unix epoch.
+        key: Key bytes, the session id in UTF-8 when the record is valid.
+        value: Value bytes, the click in JSON when the record is valid.
+    """
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class AnsweredClick(msgspec.Struct, frozen=True, gc=False):
+    """The click that a recommendation answers; (`partition`, `offset`) is the key to drop a copy by."""
+
+    partition: int
+    offset: int
+    item_id: str
+    timestamp: int
+
+
+class Recommendation(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one click.
+
+    Attributes:
+        session_id: The session that clicked, also the record's key.
+        items: Item ids, best first.
+        scores: One score per item, falling; comparable within one answer only.
+        model_version: The version that answered, or `POPULARITY`.
+        click: The click that is answered.
+        generated_at: When the answer was made, ms since the Unix epoch.
+    """
+
+    session_id: str
+    items: list[str]
+    scores: list[float]
+    model_version: str
+    click: AnsweredClick
+    generated_at: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False):
+    """A record that is not a click, with its original bytes and what was wrong with it."""
+
+    record: SourceRecord
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, record: SourceRecord, error: InvalidClickError) -> "DeadLetter":
+        """Return the dead letter for `record`, refused with `error`."""
+        return cls(record=record, reason=error.reason, message=str(error))
+
+    def headers(self, topic: str) -> Sequence[tuple[str, bytes]]:
+        """Return the headers `nextclick.error.{reason,message,topic,partition,offset}`.
+
+        Args:
+            topic: Topic that the record was read from.
+        """
+        facts = {
+            "reason": self.reason,
+            "message": self.message,
+            "topic": topic,
+            "partition": str(self.record.partition),
+            "offset": str(self.record.offset),
+        }
+        return [(DEAD_LETTER_PREFIX + name, text.encode()) for name, text in facts.items()]
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Recommendation)
+
+
+def encode_recommendation(recommendation: Recommendation) -> bytes:
+    """Return the JSON bytes of `recommendation`."""
+    return _ENCODER.encode(recommendation)
+
+
+def decode_recommendation(value: bytes) -> Recommendation:
+    """Read a recommendation back; unknown fields are ignored.
+
+    Raises:
+        msgspec.DecodeError: The bytes are not a recommendation.
+    """
+    return _DECODER.decode(value)

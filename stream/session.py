@@ -1,0 +1,135 @@
+"""The session record: what the state table keeps for every session, to and from bytes.
+
+Layout, little endian: header, version, history, answer, hidden vector. The header has a fixed size, so the sweep can
+read a record's event time without decoding the rest. The history stays packed: a click appends to it and drops
+its oldest item without decoding the others.
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import RecommenderError
+
+CODEC = 1
+HISTORY_ITEMS = 20
+
+# codec, partition, offset, event time, clicks, and the lengths of what follows: version bytes, history items,
+# history bytes, answer items, hidden width.
+_HEADER = struct.Struct("<BiqqIBBIBH")
+_LENGTH = struct.Struct("<H")
+_AGE = struct.Struct("<xxxxxqq")
+
+NO_ANSWER: NDArray[np.uint32] = np.empty(0, np.uint32)
+NO_HIDDEN: NDArray[np.float32] = np.empty(0, np.float32)
+
+
+class DamagedSessionError(RecommenderError):
+    """A stored session record cannot be read; the state table must be rebuilt from its changelog."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What one session carries from click to click.
+
+    Attributes:
+        partition: Partition of its last click.
+        offset: Offset of its last click: the fence against replays; -1 before the first.
+        event_ms: Largest click timestamp so far, ms since the Unix epoch.
+        clicks: Clicks applied since the session began.
+        history: Its last `HISTORY_ITEMS` items, packed (see `append_item`).
+        history_items: How many items `history` holds.
+        version: The version that made `hidden` and `answer`; empty when popularity answered.
+        answer: Fingerprints of the last answer's items, best first, uint32 [k].
+        hidden: Hidden vector of all layers, float32 [W]; empty when `version` is.
+    """
+
+    partition: int
+    offset: int = -1
+    event_ms: int = 0
+    clicks: int = 0
+    history: bytes = b""
+    history_items: int = 0
+    version: str = ""
+    answer: NDArray[np.uint32] = field(default_factory=lambda: NO_ANSWER)
+    hidden: NDArray[np.float32] = field(default_factory=lambda: NO_HIDDEN)
+
+    def append_item(self, item_id: str) -> None:
+        """Add the newest item to the history and drop the oldest beyond `HISTORY_ITEMS`."""
+        item = item_id.encode()
+        history = self.history
+        if self.history_items == HISTORY_ITEMS:
+            (oldest,) = _LENGTH.unpack_from(history)
+            history = history[_LENGTH.size + oldest :]
+        else:
+            self.history_items += 1
+        self.history = history + _LENGTH.pack(len(item)) + item
+
+    def items(self) -> list[str]:
+        """Return the history's item ids, oldest first."""
+        items, position = [], 0
+        for _ in range(self.history_items):
+            (length,) = _LENGTH.unpack_from(self.history, position)
+            position += _LENGTH.size
+            items.append(self.history[position : position + length].decode())
+            position += length
+        return items
+
+
+def encode_session(session: Session) -> bytes:
+    """Return the record that the table stores for `session`."""
+    version = session.version.encode()
+    header = _HEADER.pack(
+        CODEC,
+        session.partition,
+        session.offset,
+        session.event_ms,
+        session.clicks,
+        len(version),
+        session.history_items,
+        len(session.history),
+        len(session.answer),
+        len(session.hidden),
+    )
+    return b"".join((header, version, session.history, session.answer.tobytes(), session.hidden.tobytes()))
+
+
+def decode_session(record: bytes) -> Session:
+    """Read a stored record back. The arrays share memory with `record` and are read-only.
+
+    Raises:
+        DamagedSessionError: Another codec, or a length that does not add up.
+    """
+    if len(record) < _HEADER.size or record[0] != CODEC:
+        raise DamagedSessionError(
+            f"expected a session record of codec {CODEC} (at least {_HEADER.size} bytes), got {len(record)} bytes"
+            f" starting with {record[:1].hex() or 'nothing'}; rebuild the state table from its changelog"
+        )
+    _, partition, offset, event_ms, clicks, *lengths = _HEADER.unpack_from(record)
+    version_bytes, history_items, history_bytes, answer_items, width = lengths
+    answer_at = _HEADER.size + version_bytes + history_bytes
+    hidden_at = answer_at + 4 * answer_items
+    if len(record) != hidden_at + 4 * width:
+        raise DamagedSessionError(
+            f"expected a session record of {hidden_at + 4 * width} bytes by its header, got {len(record)};"
+            " rebuild the state table from its changelog"
+        )
+    return Session(
+        partition=partition,
+        offset=offset,
+        event_ms=event_ms,
+        clicks=clicks,
+        version=record[_HEADER.size : _HEADER.size + version_bytes].decode(),
+        history=record[_HEADER.size + version_bytes : answer_at],
+        history_items=history_items,
+        answer=np.frombuffer(record, np.uint32, answer_items, answer_at),
+        hidden=np.frombuffer(record, np.float32, width, hidden_at),
+    )
+
+
+def last_click(record: bytes) -> tuple[int, int]:
+    """Return (offset, event time in ms) of a stored record without decoding it; what the sweep asks."""
+    offset, event_ms = _AGE.unpack_from(record)
+    return offset, event_ms

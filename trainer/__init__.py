@@ -1,0 +1,1 @@
+"""Learns new versions from the clicks: windows, fine-tuning, the gate, publishing."""
