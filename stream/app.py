@@ -130,7 +130,7 @@ def _build_app(settings: WorkerSettings, topics: Topics, kafka_options: Mapping[
         topic_disable_leader=True,
         web_enabled=False,
     )
-    app.transport = faust_seams.ClickTransport(app, topics.clicks, intake)
+    app.transport = faust_seams.ClickTransport(app, topics.clicks, intake, settings.fetch_max_wait_ms)
     clicks = app.topic(topics.clicks, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     app.topics.add(clicks)
     return app

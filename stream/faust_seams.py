@@ -16,8 +16,6 @@ from faust.types import TP
 from stream.intake import Intake
 from stream.records import SourceRecord
 
-# Faust hard-codes 1,500 ms; a fetch that waits holds up partitions that it does not name.
-FETCH_MAX_WAIT_MS = 100
 COMMIT_ATTEMPTS = 5
 
 
@@ -26,7 +24,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: "ClickTransport") -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
+        # Faust hard-codes 1,500 ms; a fetch that waits holds up partitions that it does not name.
+        consumer._fetch_max_wait_ms = transport.fetch_max_wait_ms  # noqa: SLF001
         return consumer
 
     def mirror(self, partitions: Iterable[TP], *, paused: bool) -> None:
@@ -133,12 +132,14 @@ class ClickTransport(driver.Transport):  # type: ignore[misc]
         app: The Faust app.
         clicks_topic: Topic whose records go to the intake.
         intake: Where they go.
+        fetch_max_wait_ms: Longest that the broker holds a fetch without records.
     """
 
     Consumer = ClickConsumer
 
-    def __init__(self, app: faust.App, clicks_topic: str, intake: Intake) -> None:
+    def __init__(self, app: faust.App, clicks_topic: str, intake: Intake, fetch_max_wait_ms: int) -> None:
         super().__init__(app.conf.broker_consumer, app)
+        self.fetch_max_wait_ms = fetch_max_wait_ms
         self.clicks_topic = clicks_topic
         self.intake = intake
 

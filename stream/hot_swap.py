@@ -1,7 +1,7 @@
 """Follow the models topic: verify, load and warm announced versions off the hot path, then flip.
 
-The worker reads `HotSwap.recommender` once per micro-batch, so one batch has one version. A version that cannot be used is
-refused and counted, and what serves goes on serving.
+The worker reads `HotSwap.recommender` once per micro-batch, so one batch has one version. A version that cannot be
+used is refused and counted, and what serves goes on serving.
 """
 
 import asyncio
@@ -220,7 +220,7 @@ class HotSwap:
                 reason = error.reason if isinstance(error, DamagedVersionError) else "unknown-version"
                 self.refused[version] = str(error)
                 self._metrics.swaps.labels(reason).inc()
-                log.error("version refused", version=version, reason=reason, error=str(error))
+                log.warning("version refused", version=version, reason=reason, error=str(error))
                 return False
         self._flip(loaded)
         return True

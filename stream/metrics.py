@@ -1,4 +1,4 @@
-"""What a worker exposes to Prometheus: the closed list of its metrics. The README has the same list; a test compares."""
+"""What a worker exposes to Prometheus: the closed list of its metrics, which the README repeats and a test compares."""
 
 from collections import Counter as Tally
 from dataclasses import dataclass

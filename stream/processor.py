@@ -87,10 +87,10 @@ class _Life:
     session: Session
     # The answer that its first click here is checked against: version ("" for popularity) and fingerprints.
     stored_answer: tuple[str, NDArray[np.uint32]]
-    # Items to encode again, because another version made the stored hidden vector; None when it can be used.
-    encode: list[str] | None = None
-    # Row of the last known item before the first click here; None until that click is seen.
-    last_row: int | None = None
+    # Known rows to encode again, because another version made the stored hidden vector; None when it can be used.
+    encode: list[int] | None = None
+    # Row of the last known item before the first click here, -1 for none.
+    last_row: int = -1
     # Position in the batch of the newest answer.
     answered: int = -1
 
@@ -193,7 +193,9 @@ class Processor:
                 continue
             life = _begin(key, stored, batch)
             if recommender and stored.version != recommender.version:
-                life.encode = stored.items()
+                life.encode = [row for row in map(recommender.vocabulary.row, stored.items()) if row >= 0]
+                stored.last_row = life.encode[-1] if life.encode else -1
+            life.last_row = stored.last_row
 
     def _apply(self, record: SourceRecord, click: Click, recommender: Recommender | None, batch: _Batch) -> None:
         """Advance the click's session, or recognise the click as a replay."""
@@ -207,8 +209,6 @@ class Processor:
             life = _begin(key, Session(partition=record.partition), batch)
             session = life.session
         row = -1 if replayed or recommender is None else recommender.vocabulary.row(click.item_id)
-        if life.last_row is None:
-            life.last_row = _newest_row(session, recommender) if row < 0 else -1
         position = len(batch.valid)
         batch.valid.append((record, click))
         batch.slots.append(life.slot)
@@ -226,6 +226,7 @@ class Processor:
             session.event_ms = max(session.event_ms, click.timestamp_ms)
             session.clicks += 1
             session.append_item(click.item_id)
+            session.last_row = row if row >= 0 else session.last_row
             self._popularity.add(click.item_id)
         life.answered = position
 
@@ -251,8 +252,10 @@ class Processor:
         for life in batch.lives:
             if life.answered >= 0:
                 life.session.answer = fingerprints[life.answered]
-                life.session.version = version if known[life.answered] else ""
-                life.session.hidden = forward.states[life.slot] if known[life.answered] else NO_HIDDEN
+                if known[life.answered]:
+                    life.session.version, life.session.hidden = version, forward.states[life.slot]
+                else:
+                    life.session.version, life.session.hidden, life.session.last_row = "", NO_HIDDEN, -1
         answers = []
         for position, (record, click) in enumerate(batch.valid):
             by_model = known[position]
@@ -271,7 +274,7 @@ class Processor:
         started_s = time.perf_counter()
         forward = recommender.forward(
             self._states(batch, recommender),
-            np.array([-1 if life.last_row is None else life.last_row for life in batch.lives]),
+            np.array([life.last_row for life in batch.lives]),
             np.array(batch.slots),
             np.array(batch.rows),
             self._top_k,
@@ -289,9 +292,7 @@ class Processor:
             elif len(life.session.hidden):
                 states[life.slot] = life.session.hidden
         if stale:
-            row = recommender.vocabulary.row
-            histories = [[known for item in life.encode or () if (known := row(item)) >= 0] for life in stale]
-            states[[life.slot for life in stale]] = recommender.encode(histories)
+            states[[life.slot for life in stale]] = recommender.encode([life.encode or [] for life in stale])
         return states
 
 
@@ -300,13 +301,6 @@ def _begin(key: SessionKey, session: Session, batch: _Batch) -> _Life:
     batch.lives.append(life)
     batch.current[key] = life
     return life
-
-
-def _newest_row(session: Session, recommender: Recommender | None) -> int:
-    """Return the row of the session's newest item that the version knows, or -1."""
-    if recommender is None:
-        return -1
-    return next((row for item in reversed(session.items()) if (row := recommender.vocabulary.row(item)) >= 0), -1)
 
 
 def _evaluate(batch: _Batch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:

@@ -16,9 +16,9 @@ from model.errors import RecommenderError
 CODEC = 1
 HISTORY_ITEMS = 20
 
-# codec, partition, offset, event time, clicks, and the lengths of what follows: version bytes, history items,
-# history bytes, answer items, hidden width.
-_HEADER = struct.Struct("<BiqqIBBIBH")
+# codec, partition, offset, event time, clicks, last row, and the lengths of what follows: version bytes, history
+# items, history bytes, answer items, hidden width.
+_HEADER = struct.Struct("<BiqqIiBBIBH")
 _LENGTH = struct.Struct("<H")
 _AGE = struct.Struct("<xxxxxqq")
 
@@ -42,6 +42,7 @@ class Session:
         history: Its last `HISTORY_ITEMS` items, packed (see `append_item`).
         history_items: How many items `history` holds.
         version: The version that made `hidden` and `answer`; empty when popularity answered.
+        last_row: Row in `version` of its newest known item, which may have left the history; -1 for none.
         answer: Fingerprints of the last answer's items, best first, uint32 [k].
         hidden: Hidden vector of all layers, float32 [W]; empty when `version` is.
     """
@@ -53,6 +54,7 @@ class Session:
     history: bytes = b""
     history_items: int = 0
     version: str = ""
+    last_row: int = -1
     answer: NDArray[np.uint32] = field(default_factory=lambda: NO_ANSWER)
     hidden: NDArray[np.float32] = field(default_factory=lambda: NO_HIDDEN)
 
@@ -87,6 +89,7 @@ def encode_session(session: Session) -> bytes:
         session.offset,
         session.event_ms,
         session.clicks,
+        session.last_row,
         len(version),
         session.history_items,
         len(session.history),
@@ -107,7 +110,7 @@ def decode_session(record: bytes) -> Session:
             f"expected a session record of codec {CODEC} (at least {_HEADER.size} bytes), got {len(record)} bytes"
             f" starting with {record[:1].hex() or 'nothing'}; rebuild the state table from its changelog"
         )
-    _, partition, offset, event_ms, clicks, *lengths = _HEADER.unpack_from(record)
+    _, partition, offset, event_ms, clicks, last_row, *lengths = _HEADER.unpack_from(record)
     version_bytes, history_items, history_bytes, answer_items, width = lengths
     answer_at = _HEADER.size + version_bytes + history_bytes
     hidden_at = answer_at + 4 * answer_items
@@ -122,6 +125,7 @@ def decode_session(record: bytes) -> Session:
         event_ms=event_ms,
         clicks=clicks,
         version=record[_HEADER.size : _HEADER.size + version_bytes].decode(),
+        last_row=last_row,
         history=record[_HEADER.size + version_bytes : answer_at],
         history_items=history_items,
         answer=np.frombuffer(record, np.uint32, answer_items, answer_at),

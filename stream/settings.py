@@ -32,6 +32,9 @@ class WorkerSettings(BaseModel):
     batch_cap: Annotated[int, Ge(1)] = Field(512, description="most clicks in one micro-batch")
     idle_ms: Annotated[int, Gt(0)] = Field(DEFAULT_IDLE_MS, description="event time after which a session ends (ms)")
     sweep_interval_s: Annotated[float, Gt(0)] = Field(60.0, description="seconds between sweeps of expired sessions")
+    fetch_max_wait_ms: Annotated[int, Ge(1)] = Field(
+        100, description="longest that the broker holds a fetch without records (ms)"
+    )
     commit_interval_s: Annotated[float, Gt(0)] = Field(0.5, description="seconds between offset commits")
     session_timeout_s: Annotated[float, Gt(0)] = Field(10.0, description="Kafka group session timeout (seconds)")
     delivery_timeout_s: Annotated[float, Gt(0)] = Field(

@@ -1,0 +1,143 @@
+"""Processes of ours that a command starts and ends: their settings, their logs, their health."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from deploy.errors import ChildError
+from deploy.guard import Guard
+from deploy.settings import PREFIX
+
+POLL_S = 0.05
+STOP_DEADLINE_S = 30.0
+LOG_LINES = 15
+
+
+class Child:
+    """One `nextclick` process.
+
+    Args:
+        arguments: What follows `nextclick`.
+        settings: Environment variables of ours, without the prefix; nothing else of ours is inherited.
+        log_path: Where its output goes.
+        cores: Processors it may use; all by default.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        settings: Mapping[str, str],
+        log_path: Path,
+        *,
+        cores: Sequence[int] | None = None,
+    ) -> None:
+        self._command = [sys.executable, "-m", "deploy", *arguments]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        self._environment = inherited | {PREFIX + name: value for name, value in settings.items()}
+        self._log_path = log_path
+        self._cores = cores
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
+
+    def start(self) -> Self:
+        """Start the process, in a session of its own so that Ctrl-C reaches only the command that started it."""
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._guard = Guard(self._process.pid)
+        if self._cores is not None:
+            os.sched_setaffinity(self._process.pid, self._cores)
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._process is not None  # started
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        """Return the exit status; None while it runs."""
+        assert self._process is not None  # started
+        return self._process.poll()
+
+    def check(self) -> None:
+        """Raise when the process has ended.
+
+        Raises:
+            ChildError: With the end of its log.
+        """
+        status = self.exit_status()
+        if status is not None:
+            raise ChildError(
+                f"`nextclick {self._command[3]}` ended with status {status}; its log ends:\n{self.log_tail()}"
+            )
+
+    def wait_until_ready(self, address: str, deadline_s: float) -> None:
+        """Wait until `/readyz` at `address` answers 200.
+
+        Raises:
+            ChildError: It ended, or is not ready in time.
+        """
+        deadline = time.monotonic() + deadline_s
+        while not _is_ready(address):
+            self.check()
+            if time.monotonic() > deadline:
+                name = self._command[3]
+                raise ChildError(
+                    f"`nextclick {name}` is not ready after {deadline_s:g} s; its log ends:\n{self.log_tail()}"
+                )
+            time.sleep(POLL_S)
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM), kill it when it does not, and return its exit status."""
+        assert self._process is not None  # started
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            status = self.kill()
+        self._end_guard()
+        return status
+
+    def kill(self) -> int:
+        """Kill it at once (SIGKILL) and return its exit status."""
+        assert self._process is not None  # started
+        self._process.kill()
+        status = self._process.wait()
+        self._end_guard()
+        return status
+
+    def _end_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.end()
+            self._guard = None
+
+    def log_tail(self) -> str:
+        """Return the last lines of its output."""
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])
+
+    def cpu_s(self) -> float:
+        """Return the processor time that it has used, user and system, in seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_ready(address: str) -> bool:
+    connection = http.client.HTTPConnection(address, timeout=1.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()

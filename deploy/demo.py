@@ -1,0 +1,233 @@
+"""The main job in one command: broker, worker, trainer and a stream of clicks, watched from outside."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from deploy import topics
+from deploy.children import Child
+from deploy.click_generator import generate_clicks
+from deploy.click_oracle import best_possible
+from deploy.local_broker import BROKER_KINDS, start_broker
+from deploy.observer import K, Observer, View
+from deploy.ports import free_port
+from deploy.replay import Pace, replay
+from deploy.settings import Settings
+from deploy.shop import Shop, ShopSettings
+from model.clicks import ClickTable
+
+READY_DEADLINE_S = 60.0
+# After the last click, how long its answer may take before the demo says that answers are missing.
+DRAIN_DEADLINE_S = 30.0
+LOOK_S = 0.25
+# Small rounds, so that a minute shows several; a shop with more clicks takes the trainer's own defaults.
+TRAINER_SETTINGS = {
+    "TRAINER__FIRST_ROUND_CLICKS": "10000",
+    "TRAINER__ROUND_CLICKS": "20000",
+    "TRAINER__ROUND_INTERVAL_S": "3600",
+}
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo is asked for.
+
+    Attributes:
+        broker: `embedded`, `kafka`, or HOST:PORT of one that runs.
+        clicks: What is replayed.
+        rate: Clicks per second.
+        best_recall: Best possible Recall@20 on these clicks, where it is known.
+    """
+
+    broker: str
+    clicks: ClickTable
+    rate: float
+    best_recall: float | None
+
+
+@dataclass(frozen=True)
+class DemoView:
+    """One look at the running demo."""
+
+    elapsed_s: float
+    produced: int
+    total: int
+    seen: View
+    best_recall: float | None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the demo's parts can be reached."""
+
+    broker: str
+    worker: str
+    trainer: str
+
+
+def generated_clicks(clicks: int, seed: int) -> tuple[ClickTable, float]:
+    """Return clicks of a made-up shop and the best Recall@20 that is possible on them."""
+    generator = np.random.default_rng(seed)
+    shop = Shop(ShopSettings(), generator)
+    table = generate_clicks(shop, clicks, generator)
+    return table, best_possible(shop, table, K).recall
+
+
+class Demo:
+    """The running demo: use it as a context, then `run`.
+
+    Args:
+        options: What is asked for.
+        settings: Names of topics, partitions and the like; the demo's own settings for its processes win.
+    """
+
+    def __init__(self, options: DemoOptions, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self._produced = 0
+        self._stop = threading.Event()
+        self._error: Exception | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._stack.close()
+
+    def _start(self) -> None:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-demo-")))
+        bootstrap = self._stack.enter_context(self._broker(folder))
+        self.addresses = Addresses(bootstrap, f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+        shared = {
+            "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+            "REGISTRY": str(folder / "registry"),
+            "PARTITIONS": str(self._settings.partitions),
+            "HTTP__WORKER_PORT": self.addresses.worker.rpartition(":")[2],
+            "HTTP__TRAINER_PORT": self.addresses.trainer.rpartition(":")[2],
+            "LOG_FORMAT": "json",
+        }
+        worker_settings = shared | {"WORKER__DATA_DIR": str(folder / "worker")}
+        if self._options.broker == "embedded":
+            # It answers a fetch without records only after the whole wait, whatever arrives meanwhile.
+            worker_settings["WORKER__FETCH_MAX_WAIT_MS"] = "5"
+        self._worker = self._child(["worker"], worker_settings, folder / "worker.log")
+        self._trainer = self._child(["trainer"], shared | TRAINER_SETTINGS, folder / "trainer.log")
+        self._worker.wait_until_ready(self.addresses.worker, READY_DEADLINE_S)
+        self._trainer.wait_until_ready(self.addresses.trainer, READY_DEADLINE_S)
+        self._connection = {"bootstrap.servers": bootstrap}
+        self._observer = Observer(self._connection, self._settings.topics, self._settings.worker.idle_ms)
+        self._observer.start()
+        self._stack.callback(self._observer.stop)
+
+    @contextmanager
+    def _broker(self, folder: Path) -> Iterator[str]:
+        if self._options.broker not in BROKER_KINDS:
+            connection = {"bootstrap.servers": self._options.broker}
+            topics.create(self._settings.topic_plan(), connection)
+            yield self._options.broker
+            return
+        with start_broker(self._options.broker, self._settings.topic_plan(), folder / "kafka") as broker:
+            yield broker.bootstrap
+
+    def _child(self, arguments: list[str], settings: dict[str, str], log_path: Path) -> Child:
+        child = Child(arguments, settings, log_path).start()
+        self._stack.callback(child.stop)
+        return child
+
+    def run(self, show: Callable[[DemoView], None]) -> DemoView:
+        """Replay all clicks and wait for their answers.
+
+        Args:
+            show: Called about four times a second.
+
+        Returns:
+            The last look.
+
+        Raises:
+            ChildError: The worker or the trainer ended.
+            ReplayError: Clicks could not be produced.
+        """
+        started_s = time.monotonic()
+        total = len(self._options.clicks)
+        producer = threading.Thread(target=self._produce, name="replay", daemon=True)
+        producer.start()
+        answered_by_s = float("inf")
+        while True:
+            view = DemoView(
+                time.monotonic() - started_s, self._produced, total, self._observer.view(), self._options.best_recall
+            )
+            show(view)
+            if not producer.is_alive():
+                answered_by_s = min(answered_by_s, time.monotonic() + DRAIN_DEADLINE_S)
+                if view.seen.answers + view.seen.dead_letters >= total or time.monotonic() > answered_by_s:
+                    return view
+            if self._error:
+                raise self._error
+            self._worker.check()
+            self._trainer.check()
+            time.sleep(LOOK_S)
+
+    def _produce(self) -> None:
+        def progressed(done: int) -> None:
+            self._produced = done
+
+        try:
+            replay(
+                self._options.clicks,
+                self._connection,
+                topic=self._settings.topics.clicks,
+                pace=Pace(rate=self._options.rate),
+                on_progress=progressed,
+                stop=self._stop,
+            )
+        except Exception as error:  # noqa: BLE001 - a thread has no caller: `run` raises it there
+            self._error = error
+
+
+def summary(view: DemoView) -> dict[str, Any]:
+    """Return what `--json` prints.
+
+    `recall_at_20` counts the answers of trained versions only, so from the first swap on; `recall_at_20_popularity` is
+    streaming popularity's on the same clicks.
+    """
+    seen = view.seen
+    trained = [score for score in seen.versions if score.version != "popularity"]
+    cases = max(sum(score.cases for score in trained), 1)
+    p50, p99 = seen.latency_all_ms
+    return {
+        "clicks": view.produced,
+        "answers": seen.answers,
+        "copies": seen.copies,
+        "dead_letters": seen.dead_letters,
+        "swaps": len(trained),
+        "recall_at_20": round(sum(score.hits for score in trained) / cases, 4),
+        "recall_at_20_popularity": round(sum(score.popularity_hits for score in trained) / cases, 4),
+        "recall_at_20_best_possible": None if view.best_recall is None else round(view.best_recall, 4),
+        "latency_ms_p50": round(p50, 2),
+        "latency_ms_p99": round(p99, 2),
+        "longest_gap_ms": round(seen.longest_gap_ms, 1),
+        "seconds": round(view.elapsed_s, 1),
+        "versions": [
+            {
+                "version": score.version,
+                "answers": score.answers,
+                "recall_at_20": round(score.recall, 4),
+                "recall_at_20_popularity": round(score.popularity_recall, 4),
+            }
+            for score in seen.versions
+        ],
+    }
