@@ -1,0 +1,53 @@
+"""What the models topic says: which version serves, and what was last said about each version.
+
+The topic is compacted and has one partition. Under `SERVING_KEY` stands the announcement of the version that
+serves, under a version's name the last announcement about that version.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from model.errors import InvalidAnnouncementError
+
+SERVING_KEY = b"serving"
+Action = Literal["promote", "rollback", "pin"]
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """One record of the models topic.
+
+    Attributes:
+        version: The version that serves from now on.
+        uri: Where it lies, for people; a worker reads it from the registry that it was given.
+        sha256: Hex SHA-256 of its manifest.json, which in turn holds those of all other files.
+        action: `promote` a new version, `rollback` to an older one, or `pin` one so that no promotion replaces it.
+        metrics: What the gate measured, by name.
+        announced_at_ms: When, milliseconds since the Unix epoch, UTC.
+    """
+
+    version: str
+    uri: str
+    sha256: str
+    action: Action
+    metrics: dict[str, float]
+    announced_at_ms: int
+
+    def encode(self) -> bytes:
+        """Return the record's value, JSON."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> "Announcement":
+        """Read a record's value; unknown fields are ignored.
+
+        Raises:
+            InvalidAnnouncementError: The bytes are not an announcement.
+        """
+        try:
+            return _decoder.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise InvalidAnnouncementError(f"the value is not an announcement: {error}") from error
+
+
+_decoder = msgspec.json.Decoder(Announcement)

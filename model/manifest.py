@@ -1,0 +1,179 @@
+"""What a version says about itself: the manifest, and the checks that make its files worth trusting."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model.errors import DamagedVersionError
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.vocabulary import Vocabulary
+
+SCHEMA = 1
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
+TRAINING_FILE = "training.safetensors"
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One file of a version: hex SHA-256 and size."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a version but its numbers; written last, so that a version with a manifest is whole.
+
+    Attributes:
+        schema: Always `SCHEMA`; any other is refused.
+        version: The version's name.
+        parent: The version it was fine-tuned from, if any.
+        parent_items: How many items the parent had.
+        parent_vocabulary_sha256: `Vocabulary.sha256` of the parent, which the first `parent_items` ids must match.
+        files: Every other file of the version by name.
+        model: `GRU4RecSettings.to_dict`.
+        training: The settings that it was trained with.
+        shapes: Shape of every parameter by name.
+        items: How many items it has.
+        trained_until: For each partition of the clicks topic, the first offset that it has not seen.
+        metrics: What the gate measured, by name.
+        created_at_ms: Milliseconds since the Unix epoch, UTC.
+    """
+
+    schema: int
+    version: str
+    parent: str | None
+    parent_items: int
+    parent_vocabulary_sha256: str | None
+    files: dict[str, FileEntry]
+    model: dict[str, Any]
+    training: dict[str, Any]
+    shapes: dict[str, list[int]]
+    items: int
+    trained_until: dict[int, int]
+    metrics: dict[str, float]
+    created_at_ms: int
+
+    def encode(self) -> bytes:
+        """Return the content of manifest.json: indented JSON in the order of the fields."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of `encode()`, which announcements carry."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int
+
+
+def read_manifest(version: str, data: bytes) -> Manifest:
+    """Read a manifest.json.
+
+    Raises:
+        DamagedVersionError: "schema" where another schema is named, "manifest" where it cannot be read as one.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        if schema != SCHEMA:
+            raise DamagedVersionError(version, "schema", f"expected schema {SCHEMA}, got {schema}")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedVersionError(version, "manifest", f"{MANIFEST_FILE} cannot be read: {error}") from error
+    if manifest.version != version:
+        raise DamagedVersionError(version, "manifest", f"{MANIFEST_FILE} is that of version {manifest.version}")
+    return manifest
+
+
+def check_file(manifest: Manifest, name: str, data: bytes) -> None:
+    """Compare a file's bytes with its entry.
+
+    Raises:
+        DamagedVersionError: "manifest" where there is no entry, "size" or "hash" where the bytes differ from it.
+    """
+    entry = manifest.files.get(name)
+    if entry is None:
+        raise DamagedVersionError(manifest.version, "manifest", f"{MANIFEST_FILE} has no entry for {name}")
+    if len(data) != entry.bytes:
+        message = f"{name} has {len(data)} bytes, expected {entry.bytes}"
+        raise DamagedVersionError(manifest.version, "size", message)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DamagedVersionError(manifest.version, "hash", f"{name} is not the file that was written")
+
+
+def read_vocabulary(manifest: Manifest, data: bytes) -> Vocabulary:
+    """Read vocabulary.json and check that it has the manifest's items and extends the parent's.
+
+    Raises:
+        DamagedVersionError: "vocabulary".
+    """
+    try:
+        vocabulary = Vocabulary.from_bytes(data)
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "vocabulary", str(error)) from error
+    if len(vocabulary) != manifest.items:
+        message = f"{VOCABULARY_FILE} has {len(vocabulary)} items, expected {manifest.items}"
+        raise DamagedVersionError(manifest.version, "vocabulary", message)
+    if manifest.parent is not None:
+        message = f"the first {manifest.parent_items} items are not those of its parent {manifest.parent}"
+        if vocabulary.sha256(manifest.parent_items) != manifest.parent_vocabulary_sha256:
+            raise DamagedVersionError(manifest.version, "vocabulary", message)
+    return vocabulary
+
+
+def read_network(manifest: Manifest, data: bytes) -> GRU4Rec:
+    """Read weights.safetensors and check every tensor.
+
+    Raises:
+        DamagedVersionError: "manifest" for settings of no network, "shape" for missing, unexpected or misshapen
+            tensors and those of another type, "non-finite" for values that are not finite.
+    """
+    try:
+        settings = GRU4RecSettings.from_dict(manifest.model)
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "manifest", str(error)) from error
+    tensors = read_tensors(manifest, WEIGHTS_FILE, data)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: list(shape) for name, shape in settings.shapes(manifest.items).items()}
+    if not shapes == manifest.shapes == expected:
+        message = f"{WEIGHTS_FILE} has {shapes}, {MANIFEST_FILE} says {manifest.shapes}, expected {expected}"
+        raise DamagedVersionError(manifest.version, "shape", message)
+    try:
+        return GRU4Rec(settings, tensors)
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "shape", str(error)) from error
+
+
+def read_tensors(manifest: Manifest, name: str, data: bytes) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        DamagedVersionError: "shape" where it is not one, "non-finite" for values that are not finite.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise DamagedVersionError(manifest.version, "shape", f"{name} is not a safetensors file: {error}") from error
+    require_finite(manifest.version, name, tensors)
+    return tensors
+
+
+def require_finite(version: str, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check that every value is finite.
+
+    Raises:
+        DamagedVersionError: "non-finite".
+    """
+    for tensor_name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise DamagedVersionError(
+                version, "non-finite", f"{tensor_name} in {name} holds values that are not finite"
+            )

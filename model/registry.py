@@ -1,0 +1,217 @@
+"""Where versions live: written once and atomically, verified whenever they are read."""
+
+import datetime as dt
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from model.errors import DamagedVersionError, UnknownVersionError
+from model.gru4rec import GRU4Rec
+from model.manifest import (
+    MANIFEST_FILE,
+    SCHEMA,
+    TRAINING_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    check_file,
+    read_manifest,
+    read_network,
+    read_tensors,
+    read_vocabulary,
+    require_finite,
+)
+from model.version_folders import VersionFolders
+from model.vocabulary import Vocabulary
+
+__all__ = ["FileEntry", "Manifest", "ModelVersion", "Registry", "new_version_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version in memory.
+
+    Attributes:
+        version: Its name, see `new_version_name`.
+        parent: The version it was fine-tuned from, if any; its items come first in `vocabulary`.
+        network: The weights.
+        vocabulary: Items in row order.
+        optimizer_state: What the next round goes on from; empty where it was not loaded.
+        training_settings: Plain JSON values.
+        trained_until: For each partition of the clicks topic, the first offset that the weights have not seen.
+        metrics: What the gate measured, by name.
+        created_at_ms: Milliseconds since the Unix epoch, UTC.
+    """
+
+    version: str
+    parent: str | None
+    network: GRU4Rec
+    vocabulary: Vocabulary
+    optimizer_state: dict[str, Tensor] = field(default_factory=dict)
+    training_settings: dict[str, Any] = field(default_factory=dict)
+    trained_until: dict[int, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    created_at_ms: int = 0
+
+
+def new_version_name(now_ms: int, random_hex: str) -> str:
+    """Return a name that sorts by time, such as 20261123T211530Z-1a2b3c.
+
+    Args:
+        now_ms: Milliseconds since the Unix epoch, UTC.
+        random_hex: Tells versions of one second apart.
+    """
+    now = dt.datetime.fromtimestamp(now_ms / 1000, tz=dt.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{random_hex}"
+
+
+class Registry:
+    """The versions under a URL that fsspec understands: a local folder, `s3://...` and the like.
+
+    A version is a folder `<url>/<version>/` with weights.safetensors, vocabulary.json, training.safetensors and
+    manifest.json. Which version serves is not said here but by the models topic.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._folders = VersionFolders(url, MANIFEST_FILE)
+
+    def location(self, version: str) -> str:
+        """Return the URL of a version's folder."""
+        return self._folders.location(version)
+
+    def versions(self) -> list[str]:
+        """Return the names of all versions, oldest first; one whose manifest is damaged counts as the oldest.
+
+        Raises:
+            RegistryUnavailableError: The registry cannot be read now.
+        """
+        return sorted(self._folders.names(), key=lambda version: (self._created_at_ms(version), version))
+
+    def _created_at_ms(self, version: str) -> int:
+        try:
+            return self.manifest(version).created_at_ms
+        except DamagedVersionError:
+            return 0
+
+    def manifest(self, version: str) -> Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            UnknownVersionError: There is no such version.
+            DamagedVersionError: Its manifest is missing, unreadable or of an unknown schema.
+            RegistryUnavailableError: The registry cannot be read now.
+        """
+        return read_manifest(version, self._manifest_bytes(version))
+
+    def manifest_sha256(self, version: str) -> str:
+        """Return the hex SHA-256 of a version's manifest.json as it lies in the registry; errors as in `manifest`."""
+        return hashlib.sha256(self._manifest_bytes(version)).hexdigest()
+
+    def _manifest_bytes(self, version: str) -> bytes:
+        if not _NAME.fullmatch(version):
+            raise UnknownVersionError(f"{version!r} is not a version's name (letters, digits, '.', '_' and '-')")
+        try:
+            return self._folders.read(version, MANIFEST_FILE)
+        except FileNotFoundError as error:
+            if self._folders.exists(version):
+                raise DamagedVersionError(version, "missing-file", f"it has no {MANIFEST_FILE}") from error
+            raise UnknownVersionError(f"there is no version {version} at {self.location(version)}") from error
+
+    def write(self, model_version: ModelVersion) -> Manifest:
+        """Write a version; after an error or a crash at any point there is no such version.
+
+        Raises:
+            ValueError: The name is no version name, the vocabulary does not fit the network or does not extend the
+                parent's.
+            DamagedVersionError: A value is not finite, or the parent's manifest is damaged.
+            UnknownVersionError: The parent is not in the registry.
+            FileExistsError: There is such a version already.
+            RegistryUnavailableError: The registry cannot be written now.
+        """
+        if not _NAME.fullmatch(model_version.version):
+            raise ValueError(f"{model_version.version!r} is not a version's name (letters, digits, '.', '_' and '-')")
+        network, vocabulary = model_version.network, model_version.vocabulary
+        if network.item_count != len(vocabulary):
+            raise ValueError(f"the network has {network.item_count} items and the vocabulary {len(vocabulary)}")
+        require_finite(model_version.version, WEIGHTS_FILE, network.parameters)
+        require_finite(model_version.version, TRAINING_FILE, model_version.optimizer_state)
+        files = {
+            WEIGHTS_FILE: _tensor_bytes(network.parameters),
+            VOCABULARY_FILE: vocabulary.to_bytes(),
+            TRAINING_FILE: _tensor_bytes(model_version.optimizer_state),
+        }
+        manifest = self._describe(model_version, files)
+        self._folders.write(model_version.version, files | {MANIFEST_FILE: manifest.encode()})
+        return manifest
+
+    def _describe(self, model_version: ModelVersion, files: dict[str, bytes]) -> Manifest:
+        parent_items, parent_sha256 = 0, None
+        if model_version.parent is not None:
+            parent = self.manifest(model_version.parent)
+            parent_items, parent_sha256 = parent.items, parent.files[VOCABULARY_FILE].sha256
+            if model_version.vocabulary.sha256(parent_items) != parent_sha256:
+                raise ValueError(f"the vocabulary does not extend that of its parent {model_version.parent}")
+        return Manifest(
+            schema=SCHEMA,
+            version=model_version.version,
+            parent=model_version.parent,
+            parent_items=parent_items,
+            parent_vocabulary_sha256=parent_sha256,
+            files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+            model=model_version.network.settings.to_dict(),
+            training=model_version.training_settings,
+            shapes={name: list(tensor.shape) for name, tensor in model_version.network.parameters.items()},
+            items=len(model_version.vocabulary),
+            trained_until=model_version.trained_until,
+            metrics=model_version.metrics,
+            created_at_ms=model_version.created_at_ms,
+        )
+
+    def load(self, version: str, *, training: bool = False) -> ModelVersion:
+        """Read a version and verify all that is read.
+
+        Args:
+            version: Its name.
+            training: Whether to read (and verify) the optimizer state too.
+
+        Raises:
+            UnknownVersionError: There is no such version.
+            DamagedVersionError: Something about it is wrong; `reason` says what.
+            RegistryUnavailableError: The registry cannot be read now.
+        """
+        manifest = self.manifest(version)
+        vocabulary = read_vocabulary(manifest, self._file(manifest, VOCABULARY_FILE))
+        network = read_network(manifest, self._file(manifest, WEIGHTS_FILE))
+        optimizer_state = {}
+        if training:
+            optimizer_state = read_tensors(manifest, TRAINING_FILE, self._file(manifest, TRAINING_FILE))
+        return ModelVersion(
+            version=version,
+            parent=manifest.parent,
+            network=network,
+            vocabulary=vocabulary,
+            optimizer_state=optimizer_state,
+            training_settings=manifest.training,
+            trained_until=manifest.trained_until,
+            metrics=manifest.metrics,
+            created_at_ms=manifest.created_at_ms,
+        )
+
+    def _file(self, manifest: Manifest, name: str) -> bytes:
+        try:
+            data = self._folders.read(manifest.version, name)
+        except FileNotFoundError as error:
+            raise DamagedVersionError(manifest.version, "missing-file", f"it has no {name}") from error
+        check_file(manifest, name, data)
+        return data
+
+
+def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

@@ -1,0 +1,119 @@
+"""Folders of files under a URL, each written once: whole or absent. Knows no model.
+
+On a local disk a folder is written beside, synced and renamed. Elsewhere (object stores have no rename) the file that
+completes the folder is written last, and a folder without it does not count.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from model.errors import RegistryUnavailableError
+
+_UNFINISHED = ".unfinished-"
+T = TypeVar("T")
+
+
+class VersionFolders:
+    """The folders under one URL; `completing_file` is the name of the file that makes a folder count.
+
+    A process that is killed while it writes to a local disk leaves a hidden folder `.unfinished-*` behind, which
+    nothing reads.
+    """
+
+    def __init__(self, url: str, completing_file: str) -> None:
+        self._url = url.rstrip("/")
+        self._completing_file = completing_file
+        # Other processes write here too: a listing that is remembered may be out of date.
+        self._filesystem, self._root = fsspec.core.url_to_fs(self._url, use_listings_cache=False)
+
+    def location(self, name: str) -> str:
+        """Return the URL of a folder."""
+        return f"{self._url}/{name}"
+
+    def names(self) -> list[str]:
+        """Return the names of all whole folders, sorted."""
+        return sorted(self._guarded(self._whole))
+
+    def _whole(self) -> list[str]:
+        try:
+            entries = self._filesystem.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+        return [
+            name
+            for name in names
+            if not name.startswith(".") and self._filesystem.exists(f"{self._root}/{name}/{self._completing_file}")
+        ]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a folder of this name, whole or not."""
+        return self._guarded(lambda: bool(self._filesystem.exists(f"{self._root}/{name}")))
+
+    def read(self, name: str, file_name: str) -> bytes:
+        """Return one file's content.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            RegistryUnavailableError: It cannot be read now.
+        """
+        path = f"{self._root}/{name}/{file_name}"
+        return self._guarded(lambda: bytes(self._filesystem.cat_file(path)), FileNotFoundError)
+
+    def write(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Write a whole folder; after an error or a crash at any point it is absent.
+
+        Raises:
+            FileExistsError: There is such a folder already.
+            RegistryUnavailableError: It cannot be written now.
+        """
+        if self.exists(name):
+            raise FileExistsError(f"{self.location(name)} exists, and folders are written once")
+        ordered = sorted(files.items(), key=lambda entry: entry[0] == self._completing_file)
+        if isinstance(self._filesystem, LocalFileSystem):
+            self._guarded(lambda: _write_beside_and_rename(Path(self._root), name, dict(ordered)))
+            return
+        for file_name, data in ordered:
+            self._guarded(partial(self._filesystem.pipe_file, f"{self._root}/{name}/{file_name}", data))
+
+    def _guarded(self, action: Callable[[], T], *expected: type[Exception]) -> T:
+        try:
+            return action()
+        except expected:
+            raise
+        except Exception as error:  # every fsspec driver raises its own client's errors; all mean "not now"
+            raise RegistryUnavailableError(f"{self._url}: {type(error).__name__}: {error}") from error
+
+
+def _write_beside_and_rename(root: Path, name: str, files: Mapping[str, bytes]) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{name}-", dir=root))
+    try:
+        for file_name, data in files.items():
+            with (beside / file_name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        beside.chmod(0o755)
+        _sync_directory(beside)
+        beside.rename(root / name)
+        _sync_directory(root)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,252 @@
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from model.errors import DamagedVersionError, UnknownVersionError
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.registry import ModelVersion, Registry, new_version_name
+from model.vocabulary import Vocabulary
+
+SETTINGS = GRU4RecSettings(embedding_size=2, hidden_sizes=(2,))
+VERSION = "20261123T211530Z-1a2b3c"
+FILE_NAMES = ["weights.safetensors", "vocabulary.json", "training.safetensors", "manifest.json"]
+
+
+def version_of(
+    *item_ids: str, version: str = VERSION, parent: str | None = None, created_at_ms: int = 1
+) -> ModelVersion:
+    network = GRU4Rec.initialised(SETTINGS, len(item_ids), torch.Generator().manual_seed(1))
+    return ModelVersion(
+        version=version,
+        parent=parent,
+        network=network,
+        vocabulary=Vocabulary(item_ids),
+        optimizer_state={"accumulator.embedding": torch.full((len(item_ids), 2), 0.5)},
+        training_settings={"epochs": 4, "loss": "cross-entropy"},
+        trained_until={0: 17, 11: 4},
+        metrics={"recall@20": 0.5},
+        created_at_ms=created_at_ms,
+    )
+
+
+@pytest.fixture(params=["local", "object store"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    return Registry(str(tmp_path / "registry") if request.param == "local" else f"memory://{tmp_path}/registry")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a version `VERSION` with items a, b, c, whose parent has a, b."""
+    registry = Registry(str(tmp_path))
+    registry.write(version_of("a", "b", version="parent"))
+    registry.write(version_of("a", "b", "c", parent="parent"))
+    return tmp_path / VERSION
+
+
+def test_written_version_is_loaded_as_it_was(registry: Registry) -> None:
+    written = version_of("a", "b", "é")
+    registry.write(written)
+    loaded = registry.load(VERSION, training=True)
+    assert loaded.network.settings == SETTINGS
+    assert loaded.network.parameters.keys() == written.network.parameters.keys()
+    for name, tensor in written.network.parameters.items():
+        assert torch.equal(loaded.network.parameters[name], tensor)
+    assert torch.equal(loaded.optimizer_state["accumulator.embedding"], torch.full((3, 2), 0.5))
+    assert loaded.vocabulary.item_ids == ["a", "b", "é"]
+    names = ("version", "parent", "training_settings", "trained_until", "metrics", "created_at_ms")
+    assert [getattr(loaded, name) for name in names] == [getattr(written, name) for name in names]
+
+
+def test_optimizer_state_is_read_only_when_asked_for(folder: Path) -> None:
+    (folder / "training.safetensors").unlink()
+    assert Registry(str(folder.parent)).load(VERSION).optimizer_state == {}
+
+
+def test_versions_are_listed_by_creation(registry: Registry) -> None:
+    for name, created_at_ms in (("z", 1), ("a", 2), ("m", 3)):
+        registry.write(version_of("a", version=name, created_at_ms=created_at_ms))
+    assert registry.versions() == ["z", "a", "m"]
+
+
+def test_version_with_a_damaged_manifest_is_still_listed(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+    assert Registry(str(folder.parent)).versions() == [VERSION, "parent"]
+
+
+def test_empty_registry_lists_no_versions(registry: Registry) -> None:
+    assert registry.versions() == []
+
+
+def test_manifest_says_what_was_written(registry: Registry) -> None:
+    registry.write(version_of("a", "b", version="parent"))
+    manifest = registry.write(version_of("a", "b", "c", parent="parent"))
+    assert registry.manifest(VERSION) == manifest
+    assert (manifest.items, manifest.parent_items) == (3, 2)
+    assert manifest.parent_vocabulary_sha256 == Vocabulary(["a", "b"]).sha256()
+    assert manifest.shapes["embedding"] == [3, 2]
+    assert manifest.model == SETTINGS.to_dict()
+    assert list(manifest.files) == FILE_NAMES[:3]
+
+
+def test_announced_hash_is_that_of_the_manifest_s_bytes(folder: Path) -> None:
+    registry = Registry(str(folder.parent))
+    expected = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert registry.manifest_sha256(VERSION) == expected
+    assert registry.manifest(VERSION).sha256 == expected
+
+
+def test_version_is_four_files_that_anyone_may_read(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILE_NAMES)
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its entry in the manifest, as a program gone wrong (not a disk) would."""
+    (folder / name).write_bytes(data)
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    change_manifest(folder, files=json.loads((folder / "manifest.json").read_bytes())["files"] | {name: entry})
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+def flip_byte(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path, byte_count: int = 1) -> None:
+    path.write_bytes(path.read_bytes()[:-byte_count])
+
+
+def change_weights(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], name: str = FILE_NAMES[0]
+) -> None:
+    tensors = safetensors.torch.load((folder / name).read_bytes())
+    change(tensors)
+    replace_file(folder, name, safetensors.torch.save(tensors))
+
+
+def shrink(folder: Path) -> None:
+    """A version that is whole in itself but has lost an item of its parent."""
+    small = version_of("a", version="small")
+    Registry(str(folder.parent)).write(small)
+    manifest = json.loads((folder.parent / "small" / "manifest.json").read_bytes())
+    for name in FILE_NAMES[:3]:
+        (folder / name).write_bytes((folder.parent / "small" / name).read_bytes())
+    change_manifest(folder, files=manifest["files"], shapes=manifest["shapes"], items=1)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        *[pytest.param(lambda f, n=n: (f / n).unlink(), "missing-file", id=f"{n} missing") for n in FILE_NAMES],
+        *[pytest.param(lambda f, n=n: truncate(f / n), "size", id=f"{n} truncated") for n in FILE_NAMES[:3]],
+        *[pytest.param(lambda f, n=n: flip_byte(f / n, -1), "hash", id=f"{n} flipped") for n in FILE_NAMES[:3]],
+        (lambda f: flip_byte(f / "weights.safetensors", 0), "hash"),
+        (lambda f: (f / "manifest.json").write_bytes(b""), "manifest"),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff\x00garbage"), "manifest"),
+        (lambda f: truncate(f / "manifest.json", 2), "manifest"),
+        (lambda f: change_manifest(f, files={}), "manifest"),
+        (lambda f: change_manifest(f, items="three"), "manifest"),
+        (lambda f: change_manifest(f, version="another"), "manifest"),
+        (lambda f: change_manifest(f, model={"embedding_size": 2}), "manifest"),
+        (lambda f: change_manifest(f, schema=2), "schema"),
+        (lambda f: (f / "manifest.json").write_text('{"schema": 2, "all": "new"}'), "schema"),
+        (lambda f: change_weights(f, lambda t: t.update(embedding=torch.zeros(3, 4))), "shape"),
+        (lambda f: change_weights(f, lambda t: t.update(embedding=torch.zeros(4, 2))), "shape"),
+        (lambda f: change_weights(f, lambda t: t.update(item_bias=t["item_bias"].double())), "shape"),
+        (lambda f: change_weights(f, lambda t: t.pop("item_bias")), "shape"),
+        (lambda f: change_weights(f, lambda t: t.update(extra=torch.zeros(1))), "shape"),
+        (lambda f: change_manifest(f, shapes={}), "shape"),
+        (lambda f: replace_file(f, "weights.safetensors", b"not tensors"), "shape"),
+        (lambda f: change_weights(f, lambda t: t["embedding"][1, 1].fill_(NAN)), "non-finite"),
+        (lambda f: change_weights(f, lambda t: t["gru.0.bias"][5].fill_(-INF)), "non-finite"),
+        (lambda f: change_weights(f, lambda t: t["accumulator.embedding"].fill_(NAN), FILE_NAMES[2]), "non-finite"),
+        (lambda f: replace_file(f, "vocabulary.json", b'["a","b"]'), "vocabulary"),
+        (lambda f: replace_file(f, "vocabulary.json", b'["b","a","c"]'), "vocabulary"),
+        (lambda f: replace_file(f, "vocabulary.json", b'["a","b","b"]'), "vocabulary"),
+        (lambda f: replace_file(f, "vocabulary.json", b'["a","b",3]'), "vocabulary"),
+        (lambda f: change_manifest(f, parent_vocabulary_sha256="00"), "vocabulary"),
+        (shrink, "vocabulary"),
+    ],
+)
+def test_damaged_version_is_refused_with_its_reason(
+    folder: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    damage(folder)
+    with pytest.raises(DamagedVersionError) as refused:
+        Registry(str(folder.parent)).load(VERSION, training=True)
+    assert refused.value.reason == reason
+    assert refused.value.version == VERSION
+
+
+@pytest.mark.parametrize("name", ["never-written", "", "../registry", "a/b", ".hidden", "x" * 129])
+def test_unknown_version_is_refused(registry: Registry, name: str) -> None:
+    registry.write(version_of("a"))
+    for ask in (registry.load, registry.manifest, registry.manifest_sha256):
+        with pytest.raises(UnknownVersionError):
+            ask(name)
+
+
+def test_version_is_written_once(registry: Registry) -> None:
+    registry.write(version_of("a"))
+    with pytest.raises(FileExistsError):
+        registry.write(version_of("a", "b"))
+    assert registry.manifest(VERSION).items == 1
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("where", ["network", "optimizer"])
+def test_values_that_are_not_finite_are_never_written(registry: Registry, where: str, value: float) -> None:
+    version = version_of("a")
+    tensors = version.network.parameters if where == "network" else version.optimizer_state
+    next(iter(tensors.values()))[0, 0] = value
+    with pytest.raises(DamagedVersionError) as refused:
+        registry.write(version)
+    assert refused.value.reason == "non-finite"
+    assert registry.versions() == []
+
+
+def test_version_that_does_not_extend_its_parent_is_never_written(registry: Registry) -> None:
+    registry.write(version_of("a", "b", version="parent"))
+    for item_ids in (["a"], ["b", "a", "c"]):
+        with pytest.raises(ValueError, match="does not extend that of its parent"):
+            registry.write(version_of(*item_ids, parent="parent"))
+    assert registry.versions() == ["parent"]
+
+
+def test_version_of_an_absent_parent_is_never_written(registry: Registry) -> None:
+    with pytest.raises(UnknownVersionError, match="parent"):
+        registry.write(version_of("a", parent="parent"))
+
+
+def test_network_and_vocabulary_of_different_sizes_are_never_written(registry: Registry) -> None:
+    with pytest.raises(ValueError, match="the network has 1 items and the vocabulary 2"):
+        registry.write(replace(version_of("a"), vocabulary=Vocabulary(["a", "b"])))
+
+
+def test_name_that_would_leave_the_registry_is_never_written(registry: Registry) -> None:
+    with pytest.raises(ValueError, match="not a version's name"):
+        registry.write(version_of("a", version="../a"))
+
+
+def test_names_of_versions_sort_by_time() -> None:
+    assert new_version_name(1_795_468_530_999, "1a2b3c") == "20261123T211530Z-1a2b3c"
+    times = [0, 999_999_999_000, 1_795_468_530_000, 1_795_468_531_000]
+    names = [new_version_name(now_ms, "0") for now_ms in times]
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
