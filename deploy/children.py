@@ -57,6 +57,12 @@ class Child:
             os.sched_setaffinity(self._process.pid, self._cores)
         return self
 
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     @property
     def pid(self) -> int:
         """Process id."""

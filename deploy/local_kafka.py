@@ -194,10 +194,9 @@ class LocalKafka:
             "kafka.tools.StorageTool",
             "format",
             "--standalone",
-            "-t",
-            cluster_id,
-            "-c",
-            str(properties),
+            # With a blank between, an id that begins with a dash would be taken for an option.
+            f"--cluster-id={cluster_id}",
+            f"--config={properties}",
         ]
         with self.log_path.open("ab") as log:
             try:

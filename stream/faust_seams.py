@@ -63,13 +63,16 @@ class ClickConsumer(driver.Consumer):  # type: ignore[misc]
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109
         """Fetch what has arrived: clicks to the intake, changelog records to Faust's recovery."""
         await self._intake.wait_for_room()
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        # Only now: a rebalance that began and ended during the wait is none of the coming fetch's business.
         generation = self.app.consumer_generation_id
         records, _ = await self._wait_next_records(timeout)
-        if not records or self.should_stop or generation != self.app.consumer_generation_id:
-            # A new generation starts from committed offsets, so these records come again.
+        if not records or self.should_stop:
             return
-        if not self.flow_active:
-            # They were taken from aiokafka and will not be processed: go back for them.
+        if not self.flow_active or generation != self.app.consumer_generation_id:
+            # aiokafka has moved past them and they will not be processed, or are another assignment's: go back. The
+            # gate of the intake keeps out what it has already.
             await self.perform_seek()
             return
         for tp, fetched in records.items():
@@ -112,12 +115,12 @@ class ClickConsumer(driver.Consumer):  # type: ignore[misc]
         return bool(committed)
 
     async def wait_empty(self) -> None:
-        """Drop what is queued, finish the batch in flight and commit it; before a rebalance and before the end.
+        """Take nothing more, finish the batch in flight and commit it; before a rebalance and before the end.
 
         `commit` does nothing while the timer's commit is in flight, hence the attempts; what stays uncommitted is
         replayed, and the fence in every session record makes a replay harmless.
         """
-        self._intake.clear()
+        self._intake.close()
         await self._intake.wait_until_idle()
         for _ in range(COMMIT_ATTEMPTS):
             if not self._intake.committable():
@@ -173,9 +176,14 @@ def credentials(kafka_options: Mapping[str, Any]) -> Any:
 
     Args:
         kafka_options: aiokafka keyword arguments (`security_protocol`, `ssl_context`, `sasl_*`).
+
+    Raises:
+        ValueError: An encrypted protocol without `ssl_context`; Faust would send the password in the clear.
     """
     protocol = kafka_options.get("security_protocol", "PLAINTEXT")
     context = kafka_options.get("ssl_context")
+    if protocol.endswith("SSL") and context is None:
+        raise ValueError(f"security_protocol {protocol} needs an ssl_context (aiokafka.helpers.create_ssl_context)")
     if protocol.startswith("SASL"):
         return faust.SASLCredentials(
             username=kafka_options["sasl_plain_username"],

@@ -65,7 +65,10 @@ def load_version(
     is_child = serving is not None and loaded.parent == serving.version
     if is_child and serving and not loaded.vocabulary.is_extension_of(serving.vocabulary):
         raise DamagedVersionError(version, "vocabulary", f"it does not extend that of its parent {loaded.parent}")
-    recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device)
+    try:
+        recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device)
+    except ValueError as error:
+        raise DamagedVersionError(version, "vocabulary", str(error)) from error
     _warm_up(recommender, top_k)
     return Loaded(recommender, loaded.created_at_ms)
 
@@ -118,6 +121,7 @@ class HotSwap:
         self._announced: Announcement | None = None
         self._earlier: dict[str, Announcement] = {}
         self._wakeup = asyncio.Event()
+        self._consumer: AIOKafkaConsumer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.refused: dict[str, str] = {}
 
@@ -132,7 +136,7 @@ class HotSwap:
         Raises:
             KafkaError: The models topic cannot be read.
         """
-        consumer = self._new_consumer()
+        self._consumer = consumer = self._new_consumer()
         await consumer.start()
         consumer.assign([self._partition])
         await consumer.seek_to_beginning(self._partition)
@@ -144,30 +148,28 @@ class HotSwap:
             with contextlib.suppress(RegistryUnavailableError):
                 if not await self._apply(self._announced):
                     await self._serve_an_earlier_version()
+                self._wakeup.clear()
         self._tasks = [asyncio.create_task(self._listen(consumer)), asyncio.create_task(self._apply_announced())]
 
     async def stop(self) -> None:
         """Stop following."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # `failed` tells what went wrong
+        if self._consumer:
+            await self._consumer.stop()
 
     async def failed(self) -> None:
         """Return never; raise what ended the following, if something unforeseen did."""
         await asyncio.gather(*self._tasks)
 
     async def _listen(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            while True:
-                try:
-                    self._hear(await consumer.getmany(timeout_ms=1_000))
-                except KafkaError as error:
-                    log.warning("models topic unavailable", error=repr(error))
-                    await asyncio.sleep(RETRY_S[0])
-        finally:
-            await consumer.stop()
+        while True:
+            try:
+                self._hear(await consumer.getmany(timeout_ms=1_000))
+            except KafkaError as error:
+                log.warning("models topic unavailable", error=repr(error))
+                await asyncio.sleep(RETRY_S[0])
 
     def _hear(self, fetched: Mapping[TopicPartition, Any]) -> None:
         for record in (record for records in fetched.values() for record in records):
@@ -231,6 +233,7 @@ class HotSwap:
         version = loaded.recommender.version
         self._loaded[version] = loaded
         self._loaded.move_to_end(version)
+        self.refused.pop(version, None)
         while len(self._loaded) > self._versions_kept:
             self._loaded.popitem(last=False)
         if previous:

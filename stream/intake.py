@@ -20,6 +20,9 @@ class Intake:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._is_open = False
+        # Counts every beginning and end of an assignment, so that others notice that theirs is over.
+        self.assignment = 0
         self._queue: deque[tuple[int, deque[SourceRecord]]] = deque()
         self._queued = 0
         self._next: dict[int, int] = {}
@@ -35,16 +38,22 @@ class Intake:
         """Begin an assignment: every position is forgotten, records of these partitions may enter."""
         self.revoke()
         self._next = dict.fromkeys(partitions, 0)
+        self._is_open = True
 
     def revoke(self) -> None:
-        """End the assignment: nothing queued will be processed, nothing may enter."""
-        self.clear()
+        """End the assignment: every position is forgotten, nothing may be committed."""
+        self.close()
         self._next = {}
         self._done = {}
         self._committed = {}
 
-    def clear(self) -> None:
-        """Drop what is queued; it is fetched again, here or by another worker."""
+    def close(self) -> None:
+        """Let nothing enter until the next assignment, and drop what is queued: it is fetched again by its new owner.
+
+        What is done may still be committed, until `revoke`.
+        """
+        self._is_open = False
+        self.assignment += 1
         self._queue.clear()
         self._queued = 0
         self._arrived.clear()
@@ -52,12 +61,12 @@ class Intake:
 
     @property
     def partitions(self) -> list[int]:
-        """Partitions of the assignment."""
-        return sorted(self._next)
+        """Partitions whose records may enter."""
+        return sorted(self._next) if self._is_open else []
 
     def put(self, partition: int, records: Sequence[SourceRecord]) -> None:
         """Queue records of one partition, in offset order; those that entered before, or are not ours, stay out."""
-        if partition not in self._next:
+        if not self._is_open or partition not in self._next:
             return
         fresh = deque(record for record in records if record.offset >= self._next[partition])
         if not fresh:
@@ -100,6 +109,10 @@ class Intake:
             self._idle.clear()
         return taken
 
+    def hold(self) -> None:
+        """Say that work without records is under way, which a rebalance must wait for; it ends as a take does."""
+        self._idle.clear()
+
     def finish(self, records: Sequence[SourceRecord]) -> None:
         """Mark taken records as processed and delivered: their offsets may be committed."""
         for record in records:
@@ -111,7 +124,7 @@ class Intake:
         self._idle.set()
 
     async def wait_until_idle(self) -> None:
-        """Wait until no taken records are being processed."""
+        """Wait until no taken records are being processed and nothing is held."""
         await self._idle.wait()
 
     def committable(self) -> dict[int, int]:

@@ -42,6 +42,7 @@ class Sweep:
     idle_ms: int
     _event_ms: dict[int, int] = field(default_factory=dict)
     _pending: list[int] = field(default_factory=list)
+    _assignment: int = 0
     _after: bytes = b""
     _kept: int = 0
 
@@ -51,19 +52,16 @@ class Sweep:
 
     def begin(self) -> None:
         """Start a sweep of all assigned partitions; one that is under way goes on instead."""
-        if not self._pending:
+        if not self.under_way:
             self._pending = list(self.intake.partitions)
+            self._assignment = self.intake.assignment
             self._after = b""
             self._kept = 0
 
     @property
     def under_way(self) -> bool:
-        """Whether `next_slice` has work."""
-        return bool(self._pending)
-
-    def restart(self) -> None:
-        """Forget a sweep under way; the assignment changed."""
-        self._pending = []
+        """Whether `next_slice` has work; the end of an assignment ends its sweep."""
+        return bool(self._pending) and self._assignment == self.intake.assignment
 
     def next_slice(self) -> SweptSlice:
         """Read one slice of records and say which of them may be deleted; deletes nothing itself."""

@@ -106,7 +106,6 @@ class Worker:
 
     def assigned(self) -> None:
         """Take note of a new assignment; the intake already has it."""
-        self._sweep.restart()
         self._assigned_at_s = time.monotonic()
         self._metrics.assigned(len(self._intake.partitions))
         log.info("partitions assigned", partitions=self._intake.partitions)
@@ -138,6 +137,7 @@ class Worker:
             if records:
                 await self._answer(records)
             if self._sweep.under_way:
+                self._intake.hold()
                 await self._sweep_slice()
         except BaseException:
             self._intake.abandon()

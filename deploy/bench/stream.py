@@ -1,0 +1,196 @@
+"""How many clicks a worker answers, what a click costs, and how long an answer takes.
+
+Two phases on one worker. Throughput: clicks are waiting in the topic before the worker starts, so that nothing but the
+worker is in the way; its processor time and its answers are read over the middle of the work. Latency: an open loop at
+a fixed rate that waits for no answer, from the click's append to the answer's arrival at a subscriber.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from deploy.bench.environment import environment
+from deploy.children import Child
+from deploy.click_generator import generate_clicks
+from deploy.errors import ChildError
+from deploy.local_broker import start_broker
+from deploy.local_kafka import LocalKafka
+from deploy.observer import Observer
+from deploy.ports import free_port
+from deploy.replay import Pace, replay
+from deploy.settings import Settings
+from deploy.shop import Shop, ShopSettings
+from model.announcements import SERVING_KEY, Announcement
+from model.clicks import ClickTable
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.registry import ModelVersion, Registry
+from model.vocabulary import Vocabulary
+
+READY_DEADLINE_S = 120.0
+LOOK_S = 0.1
+# Starting and the last partial batches are left out.
+WINDOW = (0.25, 0.95)
+DRAIN_S = 3.0
+VERSION = "bench"
+
+
+@dataclass(frozen=True)
+class StreamBench:
+    """What is measured.
+
+    Attributes:
+        items: Items that the version knows.
+        hidden: Width of the hidden vector and of the item vectors.
+        clicks: Clicks waiting for the throughput phase.
+        rate: Clicks per second of the latency phase.
+        seconds: Length of the latency phase.
+        partitions: Of the clicks topic.
+        broker: `kafka` or `embedded`.
+        seed: Of weights and clicks.
+    """
+
+    items: int = 10_000
+    hidden: int = 128
+    clicks: int = 200_000
+    rate: float = 1_000.0
+    seconds: float = 15.0
+    partitions: int = 4
+    broker: str = "kafka"
+    seed: int = 0
+
+
+def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> dict[str, Any]:
+    """Measure once, with a broker, a worker and state of its own.
+
+    Args:
+        bench: What is measured.
+        settings: Names of topics and the like; the worker's defaults.
+        note: Told what happens now.
+
+    Returns:
+        `events_per_s`, `cpu_us_per_event`, `latency_ms_p50`, `latency_ms_p99`.
+    """
+    settings = settings.model_copy(update={"partitions": bench.partitions})
+    generator = np.random.default_rng(bench.seed)
+    shop = Shop(ShopSettings(items=bench.items, categories=max(bench.items // 100, 1)), generator)
+    table = generate_clicks(shop, bench.clicks + int(bench.rate * bench.seconds), generator)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-bench-")))
+        note(f"broker ({bench.broker}) and {bench.clicks:,} clicks")
+        broker = stack.enter_context(start_broker(bench.broker, settings.topic_plan(), folder / "kafka"))
+        if isinstance(broker, LocalKafka) and broker.pid:
+            _pin(broker.pid, _other_cores())
+        connection = {"bootstrap.servers": broker.bootstrap}
+        _publish(bench, shop.item_ids, Registry(str(folder / "registry")), settings, connection)
+        replay(table.slice(0, bench.clicks), connection, topic=settings.topics.clicks)
+        note("worker, throughput")
+        worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
+        throughput = _throughput(worker, bench, settings, connection)
+        note(f"latency at {bench.rate:,.0f} clicks/s")
+        latency = _latency(table.slice(bench.clicks, len(table)), bench, settings, connection)
+    return throughput | latency
+
+
+def summary(bench: StreamBench, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return medians with minimum and maximum, the settings and the environment."""
+    names = runs[0].keys()
+    return {
+        **{name: float(np.median([run[name] for run in runs])) for name in names},
+        "spread": {name: [min(run[name] for run in runs), max(run[name] for run in runs)] for name in names},
+        "runs": len(runs),
+        "settings": vars(bench),
+        "environment": environment(),
+    }
+
+
+def _publish(
+    bench: StreamBench, item_ids: list[str], registry: Registry, settings: Settings, connection: dict[str, str]
+) -> None:
+    """Write an untrained version of the asked-for size and announce it; arithmetic does not mind the weights."""
+    shape = GRU4RecSettings(embedding_size=bench.hidden, hidden_sizes=(bench.hidden,))
+    network = GRU4Rec.initialised(shape, len(item_ids), torch.Generator().manual_seed(bench.seed))
+    now_ms = time.time_ns() // 1_000_000
+    registry.write(ModelVersion(VERSION, None, network, Vocabulary(item_ids), created_at_ms=now_ms))
+    announcement = Announcement(
+        VERSION, registry.location(VERSION), registry.manifest_sha256(VERSION), "promote", {}, now_ms
+    )
+    producer = Producer({**connection, "acks": "all"})
+    producer.produce(settings.topics.models, announcement.encode(), SERVING_KEY)
+    producer.flush()
+
+
+def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench) -> Child:
+    return Child(
+        ["worker"],
+        {
+            "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+            "REGISTRY": str(folder / "registry"),
+            "PARTITIONS": str(settings.partitions),
+            "HTTP__WORKER_PORT": str(free_port()),
+            "WORKER__DATA_DIR": str(folder / "worker"),
+            "WORKER__BATCH_CAP": str(settings.worker.batch_cap),
+            "WORKER__FETCH_MAX_WAIT_MS": "5" if bench.broker == "embedded" else "100",
+            "LOG_FORMAT": "json",
+        },
+        folder / "worker.log",
+        cores=[0],
+    )
+
+
+def _throughput(worker: Child, bench: StreamBench, settings: Settings, connection: dict[str, str]) -> dict[str, float]:
+    """Read processor time and answers over the middle of the waiting clicks."""
+    counter = Consumer({**connection, "group.id": "bench-counter"})
+    places = [TopicPartition(settings.topics.recommendations, p) for p in range(bench.partitions)]
+    looks: list[tuple[int, float, float]] = []
+    deadline = time.monotonic() + READY_DEADLINE_S
+    answered = 0
+    while answered < bench.clicks:
+        worker.check()
+        answered = sum(counter.get_watermark_offsets(place, timeout=10)[1] for place in places)
+        looks.append((answered, time.monotonic(), worker.cpu_s()))
+        if not answered and time.monotonic() > deadline:
+            raise ChildError(f"no answer within {READY_DEADLINE_S:g} s; the worker's log ends:\n{worker.log_tail()}")
+        time.sleep(LOOK_S)
+    counter.close()
+    inside = [look for look in looks if WINDOW[0] * bench.clicks <= look[0] <= WINDOW[1] * bench.clicks]
+    first, last = inside[0], inside[-1]
+    answers = last[0] - first[0]
+    return {
+        "events_per_s": answers / (last[1] - first[1]),
+        "cpu_us_per_event": 1e6 * (last[2] - first[2]) / answers,
+    }
+
+
+def _latency(table: ClickTable, bench: StreamBench, settings: Settings, connection: dict[str, str]) -> dict[str, float]:
+    """Produce at the asked-for rate and watch the answers as a subscriber."""
+    observer = Observer(connection, settings.topics, settings.worker.idle_ms)
+    observer.start()
+    try:
+        replay(table, connection, topic=settings.topics.clicks, pace=Pace(rate=bench.rate))
+        deadline = time.monotonic() + DRAIN_S
+        while observer.view().answers < len(table) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        p50, p99 = observer.view().latency_all_ms
+    finally:
+        observer.stop()
+    return {"latency_ms_p50": p50, "latency_ms_p99": p99}
+
+
+def _other_cores() -> list[int]:
+    """Return the cores beside the worker's; the worker's own where there is no other."""
+    return list(range(1, os.cpu_count() or 1)) or [0]
+
+
+def _pin(pid: int, cores: list[int]) -> None:
+    """Keep every thread of a process off the worker's core."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
