@@ -1,0 +1,64 @@
+import pytest
+
+from deploy.embedded_kafka import EmbeddedKafka
+from model.announcements import SERVING_KEY, Announcement
+from model.errors import InvalidAnnouncementError
+from tests.brokers import read_records
+from tests.trainer.broker_topics import BrokerTopics, make_topics, run_within_deadline
+from trainer.announcer import KafkaAnnouncer
+from trainer.errors import KafkaUnavailableError
+
+
+def announcement(version: str) -> Announcement:
+    return Announcement(version, f"registry/{version}", "00", "promote", {"recall@20": 0.5}, 1_000)
+
+
+def announcer(topics: BrokerTopics) -> KafkaAnnouncer:
+    return KafkaAnnouncer(topics.aiokafka, topics.models, timeout_s=10)
+
+
+def test_nothing_serves_before_the_first_announcement(topics: BrokerTopics) -> None:
+    assert run_within_deadline(announcer(topics).serving()) is None
+
+
+def test_what_was_announced_last_serves(topics: BrokerTopics) -> None:
+    for version in ("v1", "v2"):
+        run_within_deadline(announcer(topics).announce(announcement(version)))
+    assert run_within_deadline(announcer(topics).serving()) == announcement("v2")
+
+
+def test_the_serving_key_is_written_last(topics: BrokerTopics) -> None:
+    run_within_deadline(announcer(topics).announce(announcement("v1")))
+    records = read_records(topics.bootstrap, topics.models, 2)
+    assert [record.key() for record in records] == [b"v1", SERVING_KEY]
+    assert {record.value() for record in records} == {announcement("v1").encode()}
+
+
+def test_a_version_announced_without_the_serving_key_does_not_serve(topics: BrokerTopics) -> None:
+    topics.produce(topics.models, (SERVING_KEY, announcement("v1").encode()), (b"v2", announcement("v2").encode()))
+    assert run_within_deadline(announcer(topics).serving()) == announcement("v1")
+
+
+def test_after_a_tombstone_nothing_serves(topics: BrokerTopics) -> None:
+    topics.produce(topics.models, (SERVING_KEY, announcement("v1").encode()), (SERVING_KEY, None))
+    assert run_within_deadline(announcer(topics).serving()) is None
+
+
+def test_bytes_under_the_serving_key_that_are_no_announcement_are_an_error(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce(topics.models, (SERVING_KEY, b"{}"))
+    with pytest.raises(InvalidAnnouncementError):
+        run_within_deadline(announcer(topics).serving())
+
+
+def test_a_missing_topic_is_named(embedded_kafka: EmbeddedKafka) -> None:
+    topics = BrokerTopics(embedded_kafka.bootstrap, "clicks", "no-such-topic")
+    with pytest.raises(KafkaUnavailableError, match="no topic 'no-such-topic'"):
+        run_within_deadline(announcer(topics).serving())
+
+
+def test_an_announcement_that_no_broker_takes_is_an_error(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+    embedded_kafka.set_down()
+    with pytest.raises(KafkaUnavailableError, match="Kafka cannot be reached"):
+        run_within_deadline(announcer(topics).announce(announcement("v1")))

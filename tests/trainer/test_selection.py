@@ -1,0 +1,161 @@
+from collections.abc import Mapping
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.clicks import DEFAULT_IDLE_MS, Click
+from tests.trainer.click_builders import MINUTE_MS, add_clicks, cyclic_clicks, window_of
+from trainer.selection import Selection, select
+from trainer.window import Window, WindowClicks
+
+
+def chosen(
+    window: WindowClicks, until: Mapping[int, int], *, holdout: float = 0.25, replay: float = 0.0, seed: int = 0
+) -> Selection:
+    return select(
+        window,
+        until,
+        holdout_share=holdout,
+        replay_share=replay,
+        idle_ms=DEFAULT_IDLE_MS,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def places(item_ids: list[str]) -> list[tuple[int, int, int]]:
+    """Read partition, offset and time back from the ids of `labelled_window`."""
+    return [(int(p), int(o), int(t)) for p, o, t in (item_id.split(":") for item_id in item_ids)]
+
+
+def labelled_window(clicks: list[tuple[int, int, int]]) -> Window:
+    """Return a window of clicks (partition, session, time) whose item ids say where they stand."""
+    window = Window(10_000)
+    ends: dict[int, int] = {}
+    for partition, session, time_ms in clicks:
+        offset = ends.get(partition, 0)
+        click = Click(f"p{partition}-s{session}", f"{partition}:{offset}:{time_ms}", time_ms)
+        window.extend(partition, [offset], [click], offset + 1)
+        ends[partition] = offset + 1
+    return window
+
+
+def trained_on(selection: Selection) -> list[tuple[int, int, int]]:
+    return places([selection.item_ids[code] for code in selection.training.items])
+
+
+def held_out(selection: Selection) -> list[tuple[int, int, int]]:
+    return places([selection.item_ids[code] for code in selection.held_out.items[selection.counted]])
+
+
+@settings(max_examples=100)
+@given(
+    clicks=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 50 * MINUTE_MS)), max_size=60),
+    until=st.dictionaries(st.integers(0, 3), st.integers(0, 25)),
+    holdout=st.floats(0.05, 0.9),
+    replay=st.floats(0, 2),
+)
+def test_held_out_clicks_are_newer_than_all_training_clicks_and_unseen_by_candidate_and_incumbent(
+    clicks: list[tuple[int, int, int]], until: dict[int, int], holdout: float, replay: float
+) -> None:
+    selection = chosen(labelled_window(clicks).snapshot(), until, holdout=holdout, replay=replay)
+    ends = {partition: sum(p == partition for p, _, _ in clicks) for partition in range(3)}
+    trained, held = trained_on(selection), held_out(selection)
+    for _, _, time_ms in held:
+        assert all(time_ms > older_ms for _, _, older_ms in trained)
+    for partition, offset, _ in trained:
+        assert offset < selection.trained_until[partition]
+    for partition, offset, _ in held:
+        assert offset >= selection.trained_until[partition]
+        seen = until.get(partition, 0)
+        assert offset >= seen or seen > ends[partition]
+    assert selection.replayed_clicks + selection.new_clicks == len(trained)
+
+
+def test_the_newest_share_of_the_new_clicks_is_held_out() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100)).snapshot()
+    selection = chosen(window, {}, holdout=0.25)
+    first_clicks_of_a_session = 200 // 8
+    assert selection.new_clicks == 600
+    assert int(selection.counted.sum()) == 200 - first_clicks_of_a_session
+
+
+def test_the_next_round_trains_on_what_this_one_held_out() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100))
+    first = chosen(window.snapshot(), {})
+    add_clicks(window, cyclic_clicks("ABC", sessions=100, start_ms=100 * MINUTE_MS))
+    second = chosen(window.snapshot(), first.trained_until)
+    assert first.new_clicks + second.new_clicks == 600 + (1600 - 600) * 3 // 4
+
+
+def test_a_refused_round_loses_no_click() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100))
+    add_clicks(window, cyclic_clicks("ABC", sessions=100, start_ms=100 * MINUTE_MS))
+    assert chosen(window.snapshot(), {}).new_clicks == 1200
+
+
+def test_earlier_clicks_of_a_held_out_session_lead_up_to_its_cases() -> None:
+    clicks = [(0, 1, step * 1000) for step in range(10)]
+    selection = chosen(labelled_window(clicks).snapshot(), {}, holdout=0.2)
+    assert [offset for _, offset, _ in places([selection.item_ids[code] for code in selection.held_out.items])] == list(
+        range(10)
+    )
+    assert [offset for _, offset, _ in held_out(selection)] == [8, 9]
+    assert [offset for _, offset, _ in trained_on(selection)] == list(range(8))
+
+
+def test_a_click_with_a_wrong_clock_costs_at_most_itself() -> None:
+    in_order = [(0, step // 4, step * 1000) for step in range(100)]
+    fast = [*in_order[:40], (0, 99, 10**9), *in_order[40:]]
+    late = [*in_order[:90], (0, 1, 5_000), *in_order[90:]]
+    right = chosen(labelled_window(in_order).snapshot(), {}, holdout=0.2)
+    for clicks in (fast, late):
+        selection = chosen(labelled_window(clicks).snapshot(), {}, holdout=0.2)
+        assert abs(selection.new_clicks - right.new_clicks) <= 2
+        assert abs(len(held_out(selection)) - len(held_out(right))) <= 2
+        assert abs(selection.trained_until[0] - right.trained_until[0]) <= 2
+
+
+def test_replay_takes_whole_older_sessions_up_to_its_share() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=200), partitions=1).snapshot()
+    until = {0: 1200}
+    none, some = chosen(window, until, replay=0.0), chosen(window, until, replay=0.5)
+    assert none.replayed_clicks == 0
+    assert some.new_clicks == none.new_clicks == 300
+    assert some.replayed_clicks == 144  # 18 sessions of 8; a 19th would pass 150
+    assert set(some.training.lengths.tolist()) <= {8, 4}, "whole sessions, and the one that the cut goes through"
+
+
+def test_other_randomness_replays_other_sessions() -> None:
+    window = labelled_window([(0, step // 4, step * 1000) for step in range(400)]).snapshot()
+    once, again, other = (chosen(window, {0: 200}, replay=0.3, seed=seed) for seed in (1, 1, 2))
+    assert trained_on(once) == trained_on(again)
+    assert trained_on(once) != trained_on(other)
+
+
+def test_a_session_that_goes_on_is_trained_with_its_earlier_clicks() -> None:
+    clicks = [(0, session, session * 10_000 + step) for session in range(2) for step in range(6)]
+    selection = chosen(labelled_window(clicks).snapshot(), {0: 2}, holdout=0.5)
+    assert [offset for _, offset, _ in trained_on(selection)] == [0, 1, 2, 3, 4, 5]
+    assert selection.new_clicks == 4
+
+
+def test_a_partition_that_became_shorter_counts_as_unseen() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100), partitions=1).snapshot()
+    assert chosen(window, {0: 10**6}).new_clicks == 600
+
+
+def test_a_partition_without_clicks_keeps_what_the_incumbent_has_seen() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100), partitions=1).snapshot()
+    assert chosen(window, {0: 5, 7: 42}).trained_until[7] == 42
+
+
+def test_nothing_new_selects_nothing() -> None:
+    window = window_of(cyclic_clicks("ABC", sessions=100), partitions=1).snapshot()
+    selection = chosen(window, {0: 800}, replay=1.0)
+    assert (selection.new_clicks, selection.replayed_clicks, int(selection.counted.sum())) == (0, 0, 0)
+    assert selection.trained_until == {0: 800}
+
+
+def test_an_empty_window_selects_nothing() -> None:
+    assert chosen(Window(100).snapshot(), {}).new_clicks == 0

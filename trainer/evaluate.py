@@ -1,0 +1,166 @@
+"""How well the next click is foreseen: every position of every session, all items ranked.
+
+Shape letters: S sessions of a chunk, N items, D embedding width, W state width, n clicks, c counted ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
+from model.gru4rec import EMBEDDING, GRU4Rec
+from model.ranking import RankingMetrics, Ties, ranks
+from model.vocabulary import Vocabulary
+
+UNRANKED = np.iinfo(np.int64).max
+"""The rank of an item that a scorer does not know, or was asked for before it knew any item of the session."""
+
+_SESSIONS = 256
+_MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
+
+
+class Scorer(Protocol):
+    """Ranks what was clicked next."""
+
+    def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
+        """Return the 1-based ranks of the counted clicks, int64 [c], in the order of `sessions.items`.
+
+        Args:
+            sessions: Of rows; a row that the scorer does not know, -1 included, tells it nothing.
+            counted: bool [n], which of `sessions.items` to rank; never the first click of a session.
+            ties: See `model.ranking.ranks`.
+        """
+
+
+@dataclass(frozen=True)
+class NetworkScorer:
+    """A network that plays each session from a zero state, as serving does."""
+
+    network: GRU4Rec
+
+    def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
+        """See `Scorer`."""
+        found = np.full(len(counted), UNRANKED, dtype=np.int64)
+        longest_first = np.argsort(-sessions.lengths, kind="stable")
+        with torch.inference_mode():
+            for start in range(0, len(sessions), _SESSIONS):
+                self._play(sessions, longest_first[start : start + _SESSIONS], counted, ties, found)
+        return found[counted]
+
+    def _play(
+        self,
+        sessions: Sessions,
+        chunk: NDArray[np.int64],
+        counted: NDArray[np.bool_],
+        ties: Ties,
+        found: NDArray[np.int64],
+    ) -> None:
+        """Play a chunk of sessions in step, the longest first, and fill in the ranks of their counted clicks."""
+        network, table = self.network, self.network.parameters[EMBEDDING]
+        state = table.new_zeros(len(chunk), network.state_width)  # [S, W]
+        x = table.new_zeros(len(chunk), table.shape[1])  # [S, D], of the last known item
+        begun = np.zeros(len(chunk), dtype=np.bool_)
+        begins, lengths = sessions.offsets[chunk], sessions.lengths[chunk]
+        for position in range(int(lengths.max(initial=0)) - 1):
+            playing = int(np.searchsorted(-lengths, -(position + 1)))  # those with a click after this one
+            places = begins[:playing] + position
+            rows = sessions.items[places]
+            known = np.flatnonzero((rows >= 0) & (rows < network.item_count))
+            lanes = torch.from_numpy(known).to(table.device)
+            embedded = table.index_select(0, torch.from_numpy(rows[known]).to(table.device))
+            state.index_copy_(0, lanes, network.advance(embedded, state.index_select(0, lanes)))
+            x.index_copy_(0, lanes, embedded)
+            begun[known] = True
+            targets = sessions.items[places + 1]
+            asked = np.flatnonzero(
+                counted[places + 1] & begun[:playing] & (targets >= 0) & (targets < network.item_count)
+            )
+            for some in self._affordable(asked):
+                lanes = torch.from_numpy(some).to(table.device)
+                query = network.query(state.index_select(0, lanes), x.index_select(0, lanes))
+                wanted = torch.from_numpy(targets[some]).to(table.device)
+                found[places[some] + 1] = ranks(network.score_all(query), wanted, ties).cpu().numpy()
+
+    def _affordable(self, lanes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut lanes into pieces whose scores of all items fit in memory."""
+        most = max(1, _MOST_SCORES // max(1, self.network.item_count))
+        for start in range(0, len(lanes), most):
+            yield lanes[start : start + most]
+
+
+@dataclass(frozen=True)
+class PopularityScorer:
+    """Ranks by clicks in the past, whatever the session.
+
+    Attributes:
+        counts: int64 [N], of every row.
+    """
+
+    counts: NDArray[np.int64]
+
+    def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
+        """See `Scorer`."""
+        rising = np.sort(self.counts)
+        if ties == "conservative":
+            rank_of_row = len(rising) - np.searchsorted(rising, self.counts, side="left")
+        else:
+            rank_of_row = len(rising) - np.searchsorted(rising, self.counts, side="right") + 1
+        rows = sessions.items[counted]
+        known = (rows >= 0) & (rows < len(self.counts))
+        found = np.full(len(rows), UNRANKED, dtype=np.int64)
+        found[known] = rank_of_row[rows[known]]
+        return found
+
+
+def evaluate(
+    network: GRU4Rec,
+    vocabulary: Vocabulary,
+    train: ClickTable,
+    test: ClickTable,
+    *,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    ties: Ties = "conservative",
+    idle_ms: int = DEFAULT_IDLE_MS,
+) -> dict[str, dict[str, float]]:
+    """Compare a network with popularity on the same test clicks.
+
+    Every click but a session's first is a case: where does the item rank among all items of the vocabulary, given the
+    clicks before it? Clicks on items that the vocabulary does not have are dropped first. Items of the session itself
+    stay candidates.
+
+    Args:
+        network: On the device to score on.
+        vocabulary: Its items.
+        train: What popularity counts.
+        test: Clicks that neither has seen.
+        ks: Cut-offs.
+        ties: See `model.ranking.ranks`.
+        idle_ms: Longest pause inside a session.
+
+    Returns:
+        `{"gru4rec": {"cases": ..., "recall@20": ..., "mrr@20": ..., "ndcg@20": ...}, "popularity": {...}}`
+    """
+    sessions = known_sessions(test, vocabulary, idle_ms)
+    counted = np.ones(len(sessions.items), dtype=np.bool_)
+    counted[sessions.offsets[:-1]] = False
+    trained = vocabulary.rows(train.item_ids)[train.item]
+    counts = np.bincount(trained[trained >= 0], minlength=len(vocabulary))
+    scorers: dict[str, Scorer] = {"gru4rec": NetworkScorer(network), "popularity": PopularityScorer(counts)}
+    return {name: summary(scorer.next_click_ranks(sessions, counted, ties), ks) for name, scorer in scorers.items()}
+
+
+def known_sessions(table: ClickTable, vocabulary: Vocabulary, idle_ms: int) -> Sessions:
+    """Return a table's sessions as rows, without the clicks on unknown items; those of one click are left out."""
+    rows = vocabulary.rows(table.item_ids)[table.item]
+    known = rows >= 0
+    return sessionise(replace(table.select(known), item=rows[known]), idle_ms=idle_ms, minimum_length=2)
+
+
+def summary(found: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
+    """Return the number of cases and their metrics by name."""
+    metrics = RankingMetrics.from_ranks(found, ks)
+    return {"cases": float(metrics.cases), **metrics.to_dict()}

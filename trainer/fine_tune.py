@@ -1,0 +1,245 @@
+"""The training loop on one page: session-parallel mini-batches, one GRU step each, sampled candidates, sparse Adagrad.
+
+Shape letters: B transitions in a mini-batch, K sampled items, C = B + K candidates, R = B + C rows gathered, U distinct
+ones among them, D embedding width, W state width, N items.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.batches import Step, session_parallel
+from model.clicks import Sessions
+from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
+from model.losses import bpr_max, cross_entropy
+from model.negatives import PopularitySampler
+from model.optimizer import SparseAdagrad
+from trainer.errors import TrainingDivergedError
+from trainer.settings import TrainerSettings
+
+_CHECK_EVERY_STEPS = 200  # looking at the loss makes a GPU wait, so it is looked at only now and then
+_SAMPLED_AHEAD_STEPS = 256
+
+ShouldStop = Callable[[], bool]
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training did.
+
+    Attributes:
+        loss: Mean over the mini-batches of the last epoch.
+        clicks: Transitions trained on, each epoch counted.
+        seconds: Wall time.
+        is_complete: False where it was told to stop before the end.
+    """
+
+    loss: float
+    clicks: int
+    seconds: float
+    is_complete: bool
+
+    @property
+    def clicks_per_second(self) -> float:
+        """Transitions trained on in a second."""
+        return self.clicks / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the item table that one mini-batch needs.
+
+    Attributes:
+        distinct: int64 [U], each once.
+        inputs: int64 [B], places in `distinct`.
+        candidates: int64 [C], places in `distinct`: the targets, then the samples.
+        lanes: int64 [B]
+        resets: int64 [B], 1 where the state starts from zero.
+    """
+
+    distinct: Tensor
+    inputs: Tensor
+    candidates: Tensor
+    lanes: Tensor
+    resets: Tensor
+
+
+def train(
+    network: GRU4Rec,
+    optimizer: SparseAdagrad,
+    sessions: Sessions,
+    settings: TrainerSettings,
+    *,
+    epochs: int,
+    generator: torch.Generator,
+    should_stop: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> TrainReport:
+    """Train the network in place.
+
+    Args:
+        network: On the device to train on; its tensors change.
+        optimizer: With what earlier rounds left in it; it changes too.
+        sessions: Of rows, in the order in which they are played.
+        settings: The recipe.
+        epochs: Passes over the sessions.
+        generator: On the CPU; source of every random choice.
+        should_stop: Asked before every mini-batch.
+        on_progress: Told now and then how many of how many mini-batches are done.
+
+    Raises:
+        TrainingDivergedError: The loss or a weight is not finite; the network is useless now.
+    """
+    schedule = session_parallel(sessions, settings.batch_size)
+    step_of = TrainingStep(network, optimizer, sessions, settings, generator)
+    started_s, clicks, total = time.perf_counter(), 0, len(schedule) * epochs
+    loss, stopped = torch.zeros((), device=step_of.device), False
+    for epoch in range(epochs):
+        step_of.start_epoch()
+        loss = torch.zeros((), device=step_of.device)
+        for done, step in enumerate(schedule, start=epoch * len(schedule)):
+            if stopped := should_stop():
+                break
+            loss += step_of(step)
+            clicks += len(step.inputs)
+            if done % _CHECK_EVERY_STEPS == 0:
+                _require_finite_loss(loss)
+                on_progress(done, total)
+        if stopped:
+            break
+    _require_finite_loss(loss)
+    require_finite(network)
+    if not stopped:
+        on_progress(total, total)
+    return TrainReport(
+        float(loss) / max(1, len(schedule)), clicks, time.perf_counter() - started_s, is_complete=not stopped
+    )
+
+
+class TrainingStep:
+    """One mini-batch: gather rows, forward, backward, update. Holds the states that lanes carry."""
+
+    def __init__(
+        self,
+        network: GRU4Rec,
+        optimizer: SparseAdagrad,
+        sessions: Sessions,
+        settings: TrainerSettings,
+        generator: torch.Generator,
+    ) -> None:
+        self._tables = {name: network.parameters[name] for name in (EMBEDDING, ITEM_BIAS) if name in network.parameters}
+        self.device = self._tables[EMBEDDING].device
+        self._dense = {
+            name: network.parameters[name].detach().requires_grad_() for name in network.dense_parameter_names
+        }
+        self._network = GRU4Rec(network.settings, network.parameters | self._dense)
+        self._optimizer = optimizer
+        self._settings = settings
+        seed = int(torch.randint(2**62, (), generator=generator))
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        counts = np.bincount(sessions.items, minlength=network.item_count)
+        # One more click each, so that items which only older clicks have are drawn too.
+        self._sampler = PopularitySampler(
+            counts + 1,
+            settings.sampling_alpha,
+            generator,
+            block_size=_SAMPLED_AHEAD_STEPS * settings.negative_samples,
+        )
+        self._log_q = _log_q(counts + 1, self._sampler.probabilities, settings).to(self.device)
+        self._slots = np.zeros(network.item_count, dtype=np.int64)
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Forget the carried states: every session is played from its start again."""
+        self._state = torch.zeros(self._settings.batch_size, self._network.state_width, device=self.device)
+
+    def __call__(self, step: Step) -> Tensor:
+        """Train on one mini-batch; returns its loss, a scalar on the device, not waited for."""
+        rows = self._rows(step)
+        leaves = {name: table.index_select(0, rows.distinct).requires_grad_() for name, table in self._tables.items()}
+        loss = self.loss(leaves, rows)
+        # The loss is a mean over the mini-batch. Undone, so that the small ones at the end weigh no more per click.
+        scaled = loss * (len(step.inputs) / self._settings.batch_size)
+        gradients = torch.autograd.grad(scaled, [*leaves.values(), *self._dense.values()])
+        for (name, table), gradient in zip(self._tables.items(), gradients, strict=False):
+            self._optimizer.update_rows(name, table, rows.distinct, gradient)
+        for (name, weight), gradient in zip(self._dense.items(), gradients[len(leaves) :], strict=True):
+            self._optimizer.update_dense(name, weight.detach(), gradient)
+        return loss.detach()
+
+    def loss(self, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
+        """Advance the carried states by one click and return the loss of guessing the next.
+
+        Args:
+            leaves: The gathered rows of the item table, [U, D], and of the biases, [U], by the parameter's name.
+            rows: Which of them is what.
+        """
+        settings = self._settings
+        whole_batch = len(rows.lanes) == len(self._state)
+        state = self._state if whole_batch else self._state.index_select(0, rows.lanes)
+        state = state * (1 - rows.resets).unsqueeze(1)
+        x = self._dropped(leaves[EMBEDDING].index_select(0, rows.inputs), rate=settings.embedding_dropout)  # [B, D]
+        drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
+        state = self._network.advance(x, state, drop_hidden)
+        self._state = state.detach() if whole_batch else self._state.index_copy(0, rows.lanes, state.detach())
+        query = self._network.query(state, x, drop_hidden)
+        candidates = leaves[EMBEDDING].index_select(0, rows.candidates)  # [C, D]
+        if ITEM_BIAS in leaves:
+            scores = torch.addmm(leaves[ITEM_BIAS].index_select(0, rows.candidates), query, candidates.T)  # [B, C]
+        else:
+            scores = query @ candidates.T
+        if settings.loss == "bpr_max":
+            return bpr_max(scores, regularisation=settings.bpr_regularisation, elu=settings.bpr_elu)
+        log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
+        return cross_entropy(scores, log_q, label_smoothing=settings.label_smoothing)
+
+    def _dropped(self, x: Tensor, rate: float) -> Tensor:
+        if rate == 0:
+            return x
+        # Twice as fast on a CPU as bernoulli_, and as dropout, which takes no generator besides.
+        kept = torch.rand(x.shape, device=x.device, generator=self._generator).ge_(rate)
+        return x * kept.mul_(1 / (1 - rate))
+
+    def _rows(self, step: Step) -> Rows:
+        """Find the distinct rows of a mini-batch on the CPU, and bring all indices to the device in one copy."""
+        count = len(step.inputs)
+        samples = self._sampler.sample(self._settings.negative_samples).numpy()
+        wanted = np.concatenate([step.inputs, step.targets, samples])
+        order = np.arange(len(wanted))
+        self._slots[wanted] = order  # of equal rows the last stays; several times faster than sorting them
+        last = self._slots[wanted]
+        is_last = last == order
+        distinct = wanted[is_last]
+        place = (np.cumsum(is_last) - 1)[last]
+        packed = torch.from_numpy(np.concatenate([distinct, place, step.lanes, step.resets]))
+        lengths = [len(distinct), count, len(wanted) - count, count, count]
+        return Rows(*torch.split(packed.to(self.device, non_blocking=True), lengths))
+
+
+def _log_q(counts: NDArray[np.int64], sampled: NDArray[np.float64], settings: TrainerSettings) -> Tensor:
+    """Return the log of the chance that an item is among a mini-batch's candidates, float32 [N].
+
+    A candidate is another session's target or a sample: 1 - exp(-(B p_target + K p_sample)), Poisson's approximation.
+    """
+    target = counts / counts.sum()
+    expected = settings.batch_size * target + settings.negative_samples * sampled
+    return torch.from_numpy(np.log(-np.expm1(-expected)).astype(np.float32))
+
+
+def _require_finite_loss(loss: Tensor) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise TrainingDivergedError(f"the loss became {float(loss)}; lower the learning rate")
+
+
+def require_finite(network: GRU4Rec) -> None:
+    """Raise `TrainingDivergedError` where a weight is not a finite number."""
+    for name, tensor in network.parameters.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingDivergedError(f"the parameter {name!r} is no longer finite; lower the learning rate")

@@ -1,0 +1,216 @@
+"""The trainer's process: follows the clicks, holds rounds beside that, stops when told."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import structlog
+import torch
+
+from model.announcements import Announcement
+from model.errors import RecommenderError
+from model.registry import Registry
+from trainer.announcer import KafkaAnnouncer
+from trainer.follower import ClickFollower
+from trainer.metrics import TrainerMetrics
+from trainer.round import Published, Refused, Round, RoundResult, Skipped
+from trainer.schedule import Schedule
+from trainer.settings import TrainerSettings
+from trainer.window import Window
+
+_log = structlog.get_logger(__name__)
+
+
+async def run(
+    *,
+    kafka_options: Mapping[str, Any],
+    clicks_topic: str,
+    models_topic: str,
+    registry: Registry,
+    settings: TrainerSettings,
+    metrics: TrainerMetrics,
+    once: bool = False,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    stop: asyncio.Event | None = None,
+) -> RoundResult | None:
+    """Follow the clicks and hold rounds until told to stop.
+
+    Told to stop, a round in progress ends between two mini-batches and leaves nothing behind; one whose candidate is
+    trained is finished first, which takes seconds.
+
+    Args:
+        kafka_options: Keyword arguments of aiokafka's clients, `bootstrap_servers` and security among them.
+        clicks_topic: Where clicks come from.
+        models_topic: Where versions are announced.
+        registry: Where versions are written.
+        settings: Everything else.
+        metrics: What Prometheus sees, and the health probes.
+        once: Hold one round as soon as the window is read back, and return its result.
+        clock: Wall clock, seconds since the Unix epoch, for names and timestamps.
+        monotonic: Seconds that only go forward, for waits.
+        stop: Set it to stop; by default SIGTERM and SIGINT do.
+
+    Returns:
+        With `once` the result of the round, None where it was told to stop before one began. Without, None.
+
+    Raises:
+        DeviceUnavailableError: The settings ask for a device that is not there.
+        RecommenderError: With `once`, whatever kept the round from being held. Without, the round is tried again.
+    """
+    _log.info("trainer started", once=once, device=str(settings.torch_device()))
+    service = _Service(
+        KafkaAnnouncer(kafka_options, models_topic, timeout_s=settings.kafka_timeout_s),
+        registry,
+        settings,
+        metrics,
+        clock_ms=lambda: int(clock() * 1000),
+        monotonic=monotonic,
+    )
+    follower = ClickFollower(
+        kafka_options, clicks_topic, service.window, settings=settings, metrics=metrics, clock=monotonic
+    )
+    result = await service.run(follower, once=once, stop=_set_by_signals() if stop is None else stop)
+    _log.info("trainer stopped")
+    return result
+
+
+class _Service:
+    """Rounds in one thread, while clicks are read on the event loop."""
+
+    def __init__(
+        self,
+        announcer: KafkaAnnouncer,
+        registry: Registry,
+        settings: TrainerSettings,
+        metrics: TrainerMetrics,
+        *,
+        clock_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.window = Window(settings.window_clicks)
+        self._announcer = announcer
+        self._registry = registry
+        self._settings = settings
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._monotonic = monotonic
+        self._schedule = Schedule(
+            round_clicks=settings.round_clicks,
+            round_interval_s=settings.round_interval_s,
+            first_round_clicks=settings.first_round_clicks,
+            retry_wait_s=settings.retry_wait_s,
+            clock=monotonic,
+        )
+        self._stopping = threading.Event()
+
+    async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
+        """Read and hold rounds until told to stop, or until one of the two ends; see `run`."""
+        with ThreadPoolExecutor(1, "round", torch.set_num_threads, (self._settings.threads,)) as executor:
+            reading = asyncio.create_task(follower.run(give_up=once))
+            rounds = asyncio.create_task(self._rounds(follower, executor, once=once))
+            told = asyncio.create_task(stop.wait())
+            ended: set[asyncio.Task[Any]] = set()
+            try:
+                ended, _ = await asyncio.wait({reading, rounds, told}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._stopping.set()
+                if not follower.has_read_back.is_set():
+                    rounds.cancel()  # no round has begun
+                for task in (told, reading):
+                    task.cancel()  # does nothing to one that has ended
+                await asyncio.gather(told, reading, rounds, return_exceptions=True)
+        if reading in ended:
+            reading.result()
+        return None if rounds.cancelled() else rounds.result()
+
+    async def _rounds(self, follower: ClickFollower, executor: ThreadPoolExecutor, *, once: bool) -> RoundResult | None:
+        await follower.has_read_back.wait()
+        if once:
+            return await self._round(executor)
+        while not self._stopping.is_set():
+            clicks = self.window.clicks_added
+            self._metrics.new_clicks.set(self._schedule.waiting(clicks))
+            if self._schedule.is_due(clicks):
+                try:
+                    await self._round(executor)
+                except RecommenderError as error:
+                    self._failed(error)
+            await asyncio.sleep(self._settings.poll_s)
+        return None
+
+    async def _round(self, executor: ThreadPoolExecutor) -> RoundResult:
+        window = self.window.snapshot()
+        _log.info(
+            "round started", window_clicks=len(window), new_clicks=self._schedule.waiting(self.window.clicks_added)
+        )
+        self._schedule.started(self.window.clicks_added)
+        loop, started_s = asyncio.get_running_loop(), self._monotonic()
+        turn = Round(self._settings, self._registry, _FromThread(self._announcer, loop), self._clock_ms)
+        result = await loop.run_in_executor(executor, partial(turn.run, window, should_stop=self._stopping.is_set))
+        seconds = self._monotonic() - started_s
+        self._schedule.ended()
+        self._metrics.round_ended(result, seconds)
+        _log_result(result, seconds)
+        return result
+
+    def _failed(self, error: RecommenderError) -> None:
+        wait_s = self._schedule.failed()
+        self._metrics.round_failed(self._schedule.failures)
+        _log.error(
+            "round failed",
+            error=str(error),
+            kind=type(error).__name__,
+            consecutive=self._schedule.failures,
+            retry_in_s=wait_s,
+        )
+
+
+class _FromThread:
+    """The announcer as a round sees it: its thread waits while the event loop asks Kafka."""
+
+    def __init__(self, announcer: KafkaAnnouncer, loop: asyncio.AbstractEventLoop) -> None:
+        self._announcer = announcer
+        self._loop = loop
+
+    def serving(self) -> Announcement | None:
+        """See `trainer.round.Announcer`."""
+        return asyncio.run_coroutine_threadsafe(self._announcer.serving(), self._loop).result()
+
+    def announce(self, announcement: Announcement) -> None:
+        """See `trainer.round.Announcer`."""
+        asyncio.run_coroutine_threadsafe(self._announcer.announce(announcement), self._loop).result()
+
+
+def _set_by_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _log_result(result: RoundResult, seconds: float) -> None:
+    fields: dict[str, Any] = {"seconds": round(seconds, 3)}
+    match result:
+        case Published(announcement=announcement, report=report, selection=selection):
+            _log.info(
+                "round published",
+                version=announcement.version,
+                new_clicks=selection.new_clicks,
+                replayed_clicks=selection.replayed_clicks,
+                clicks_per_second=round(report.clicks_per_second),
+                **{name: round(value, 4) for name, value in announcement.metrics.items()},
+                **fields,
+            )
+        case Refused(reason=reason, detail=detail):
+            _log.warning("round refused", reason=reason, detail=detail, **fields)
+        case Skipped(reason=reason, detail=detail):
+            _log.info("round skipped", reason=reason, detail=detail, **fields)
+        case _:
+            _log.info("round stopped", **fields)

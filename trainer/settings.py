@@ -1,0 +1,122 @@
+"""What an operator can set about the trainer. Read from the environment at the edge, never here."""
+
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.clicks import DEFAULT_IDLE_MS
+from model.gru4rec import GRU4RecSettings
+from trainer.errors import DeviceUnavailableError
+
+Size = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0)]
+DropRate = Annotated[float, Ge(0), Lt(1)]
+Share = Annotated[float, Gt(0), Lt(1)]
+
+
+class TrainerSettings(BaseModel):
+    """Settings of one trainer: the network, how it learns, when a round starts, what the gate asks.
+
+    The defaults are for short shopping sessions; they were chosen on one week of such clicks, the last day held out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: Size = Field(96, description="width of an item's vector")
+    hidden_sizes: tuple[Size, ...] = Field((96,), description="width of every GRU layer, bottom first")
+    feedforward_sizes: tuple[Size, ...] = Field((), description="widths of layers between the GRU and the items")
+    skip: bool = Field(True, description="add the last click's vector to the query")
+    item_bias: bool = Field(True, description="give every item a bias of its own")
+
+    loss: Literal["cross_entropy", "bpr_max"] = Field("cross_entropy", description="what is minimised")
+    bpr_regularisation: Annotated[float, Ge(0)] = Field(1.0, description="weight of the score penalty of bpr_max")
+    bpr_elu: Annotated[float, Ge(0)] = Field(0.0, description="alpha of the ELU on scores of bpr_max; 0: none")
+    label_smoothing: DropRate = Field(0.1, description="share of the target spread over all candidates (cross_entropy)")
+    logq: bool = Field(True, description="correct scores for how often an item is a candidate (cross_entropy)")
+    batch_size: Size = Field(64, description="sessions side by side in one mini-batch")
+    negative_samples: Annotated[int, Ge(0)] = Field(512, description="sampled items shared by one mini-batch")
+    sampling_alpha: Annotated[float, Ge(0)] = Field(0.5, description="items are sampled by popularity to this power")
+    learning_rate: Annotated[float, Gt(0)] = Field(0.1, description="step of element-wise Adagrad")
+    momentum: DropRate = Field(0.0, description="share of the last step that is taken again")
+    embedding_dropout: DropRate = Field(0.35, description="dropout on the clicked item's vector")
+    hidden_dropout: DropRate = Field(0.2, description="dropout on the way out of the GRU, never on the carried state")
+    epochs_first: Size = Field(5, description="passes over the clicks when training from scratch")
+    epochs_round: Size = Field(2, description="passes over the clicks of a fine-tuning round")
+    idle_ms: Annotated[int, Gt(0)] = Field(DEFAULT_IDLE_MS, description="event time after which a session ends (ms)")
+
+    window_clicks: Annotated[int, Ge(1000)] = Field(500_000, description="newest clicks held in memory")
+    round_clicks: Size | None = Field(10_000, description="new clicks that start a round; none: only the interval")
+    round_interval_s: Seconds | None = Field(300.0, description="seconds between rounds; none: only the clicks")
+    first_round_clicks: Size = Field(10_000, description="clicks that start the first round of a process")
+    minimum_clicks: Size = Field(1_000, description="a round with fewer new clicks to train on is skipped")
+    replay_share: Annotated[float, Ge(0)] = Field(0.25, description="older clicks trained again, per new click")
+    holdout_share: Share = Field(0.2, description="newest share of the new clicks, kept back for the gate")
+    minimum_cases: Size = Field(100, description="a round whose gate would have fewer cases is skipped")
+    gate_confidence: Annotated[float, Gt(0.5), Lt(1)] = Field(0.95, description="one-sided confidence of the gate")
+    gate_margin: Annotated[float, Ge(0)] = Field(
+        0.01, description="how much worse, at that confidence, a candidate may be in Recall@20 and MRR@20"
+    )
+
+    retry_first_s: Seconds = Field(1.0, description="wait after a failure; doubles with each further one")
+    retry_longest_s: Seconds = Field(60.0, description="longest wait after a failure")
+    poll_s: Seconds = Field(0.2, description="longest wait for clicks before looking at the clock again")
+    lag_interval_s: Seconds = Field(10.0, description="seconds between looks at how far behind the reading is")
+    kafka_timeout_s: Seconds = Field(20.0, description="longest wait for one answer of Kafka")
+    seed: Annotated[int, Ge(0)] = Field(0, description="of every random choice")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    threads: Size = Field(1, description="threads of the tensor library")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.network()
+        if self.round_clicks is None and self.round_interval_s is None:
+            raise ValueError("set round_clicks or round_interval_s, else no round ever starts")
+        needed = max(self.first_round_clicks, self.round_clicks or 0, self.minimum_clicks)
+        if self.window_clicks < needed:
+            raise ValueError(f"window_clicks is {self.window_clicks}, but a round asks for {needed} clicks")
+        if self.loss == "bpr_max" and not self.negative_samples:
+            raise ValueError("bpr_max needs negative_samples: the last mini-batches have no other session's target")
+        return self
+
+    def network(self) -> GRU4RecSettings:
+        """Return the shape of a network trained from scratch.
+
+        Raises:
+            ValueError: The widths do not fit each other.
+        """
+        return GRU4RecSettings(
+            embedding_size=self.embedding_size,
+            hidden_sizes=self.hidden_sizes,
+            feedforward_sizes=self.feedforward_sizes,
+            skip=self.skip,
+            item_bias=self.item_bias,
+        )
+
+    def torch_device(self) -> torch.device:
+        """Return where training runs.
+
+        Raises:
+            DeviceUnavailableError: `cuda` was asked for, and torch finds none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise DeviceUnavailableError("device is cuda, but torch finds no CUDA device; set device to auto or cpu")
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def retry_wait_s(self, failures: int) -> float:
+        """Return the wait after a failure that `failures` others went before; it doubles with each."""
+        return min(self.retry_longest_s, self.retry_first_s * 2.0 ** min(failures, 64))
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings that shape the weights, as plain JSON values for a version's manifest."""
+        return self.model_dump(mode="json", include=_RECIPE)
+
+
+_RECIPE = {
+    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "batch_size", "negative_samples",
+    "sampling_alpha", "learning_rate", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first",
+    "epochs_round", "idle_ms", "replay_share", "holdout_share", "seed",
+}  # fmt: skip
