@@ -220,6 +220,7 @@ def summary(view: DemoView) -> dict[str, Any]:
         "latency_ms_p50": round(p50, 2),
         "latency_ms_p99": round(p99, 2),
         "longest_gap_ms": round(seen.longest_gap_ms, 1),
+        "swap_gap_ms": round(seen.swap_gap_ms, 1),
         "seconds": round(view.elapsed_s, 1),
         "versions": [
             {

@@ -22,6 +22,7 @@ from stream.settings import Topics
 K = 20
 RECENT_CASES = 2_000
 RECENT_S = 5.0
+AROUND_SWAP_S = 1.0
 POLL_S = 0.05
 POLL_RECORDS = 2_000
 # Streaming popularity is ranked again after so many clicks; its first 20 hardly move in between.
@@ -65,6 +66,7 @@ class View:
         recent_popularity_recall: Popularity's, on the same.
         versions: Every version that answered, in order of its first answer.
         longest_gap_ms: Longest time between two arrivals of answers.
+        swap_gap_ms: The same, within a second of a version's first answer.
         sample: The newest answer to a session of several clicks, with the items that it clicked.
     """
 
@@ -78,6 +80,7 @@ class View:
     recent_popularity_recall: float
     versions: list[VersionScore]
     longest_gap_ms: float
+    swap_gap_ms: float
     sample: tuple[list[str], Recommendation] | None
 
 
@@ -164,6 +167,7 @@ class Scoreboard:
     def view(self, now_s: float, dead_letters: int) -> View:
         """Summarise."""
         since = np.searchsorted(self.arrivals_s, now_s - RECENT_S)
+        swapped = list(self.versions.values())[1:]
         recent = len(self.arrivals_s) - int(since)
         return View(
             answers=self.answers,
@@ -175,9 +179,18 @@ class Scoreboard:
             recent_recall=float(np.mean([hit for hit, _ in self._recent])) if self._recent else 0.0,
             recent_popularity_recall=float(np.mean([hit for _, hit in self._recent])) if self._recent else 0.0,
             versions=list(self.versions.values()),
-            longest_gap_ms=1000 * float(np.diff(self.arrivals_s).max()) if len(self.arrivals_s) > 1 else 0.0,
+            longest_gap_ms=_longest_gap_ms(np.array(self.arrivals_s)),
+            swap_gap_ms=max((self._gap_around_ms(score.first_answer_s) for score in swapped), default=0.0),
             sample=self.sample,
         )
+
+    def _gap_around_ms(self, moment_s: float) -> float:
+        start, stop = np.searchsorted(self.arrivals_s, (moment_s - AROUND_SWAP_S, moment_s + AROUND_SWAP_S))
+        return _longest_gap_ms(np.array(self.arrivals_s[start:stop]))
+
+
+def _longest_gap_ms(arrivals_s: NDArray[np.float64]) -> float:
+    return 1000 * float(np.diff(arrivals_s).max()) if len(arrivals_s) > 1 else 0.0
 
 
 def _percentiles(latencies_ms: NDArray[np.float64]) -> tuple[float, float]:

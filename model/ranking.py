@@ -67,5 +67,5 @@ class RankingMetrics:
 
     def to_dict(self) -> dict[str, float]:
         """Return the metrics by name, such as `recall@20`."""
-        named = {"recall": self.recall, "mrr": self.mrr, "ndcg": self.ndcg}
+        named = {"recall": self.recall, "hr": self.hr, "mrr": self.mrr, "ndcg": self.ndcg}
         return {f"{name}@{k}": value for name, by_k in named.items() for k, value in by_k.items()}

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import click
+import torch
 
 from deploy.commands.kafka import table_of
 from deploy.commands.options import (
@@ -55,6 +56,7 @@ def fit(
     settings = settings_with(registry=registry)
     table = read_clicks(file, session_column=session_column, item_column=item_column, time_column=time_column)
     train, _ = _split(table, split)
+    torch.set_num_threads(settings.trainer.threads)
     now_ms = time.time_ns() // 1_000_000
     with progress() as bar:
         task = bar.add_task("mini-batches", total=None)

@@ -48,7 +48,7 @@ def test_metrics_equal_their_definition() -> None:
 
 def test_metrics_are_named_with_their_cut_off() -> None:
     named = RankingMetrics.from_ranks(torch.tensor([1, 4]), ks=(2,)).to_dict()
-    assert named == {"recall@2": 0.5, "mrr@2": 0.5, "ndcg@2": 0.5}
+    assert named == {"recall@2": 0.5, "hr@2": 0.5, "mrr@2": 0.5, "ndcg@2": 0.5}
 
 
 def test_no_cases_give_zeros() -> None:
