@@ -138,8 +138,13 @@ class _Replay:
     def produce(self, table: ClickTable, pace: Pace, on_progress: Callable[[int], None], stop: threading.Event) -> int:
         """Hand clicks over as they become due and return how many it was."""
         due_s = pace.due_s(table.timestamp_ms)
+        # The clock starts when the first click has arrived: getting a producer id may take half a second, in which
+        # clicks would queue here and look like latency of whoever answers them.
+        produced = self._produce_chunk(table.select(np.arange(min(1, len(table)))), stop)
+        self._producer.flush()
+        if self._errors:
+            return produced
         started = reported = time.monotonic()
-        produced = 0
         while produced < len(table) and not stop.is_set():
             elapsed_s = time.monotonic() - started
             due = int(np.searchsorted(due_s, elapsed_s, side="right"))
