@@ -1,98 +1,26 @@
-"""The network: embed an item, advance a state by one click, ask the state for the next item.
+"""The network: take in an item, advance a state by one click, ask the state for the next item.
 
-Shape letters: B sessions, N items, D embedding width, W state width, H width of one layer.
-Source: Hidasi et al. 2016, arXiv:1511.06939; the reset gate acts before the recurrent product, as in Cho et al. 2014.
+Shape letters: B sessions, N items, D embedding width, E input width, W state width, H width of one layer.
+Source: Hidasi et al. 2016, arXiv:1511.06939.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from model.gru4rec_settings import EMBEDDING, ITEM_BIAS, ITEM_INPUT, ITEM_TABLES, Activation, GRU4RecSettings
+
+__all__ = ["EMBEDDING", "ITEM_BIAS", "ITEM_INPUT", "ITEM_TABLES", "Dropout", "GRU4Rec", "GRU4RecSettings"]
 
 Dropout = Callable[[Tensor], Tensor]
-EMBEDDING = "embedding"
-ITEM_BIAS = "item_bias"
-
-
-@dataclass(frozen=True)
-class GRU4RecSettings:
-    """The shape of a network.
-
-    Attributes:
-        embedding_size: D; input and output share one item table.
-        hidden_sizes: H of every GRU layer, bottom first.
-        feedforward_sizes: Widths of the layers between the top GRU layer and the query; none by default.
-        skip: Whether the embedding of the last click is added to the query.
-        item_bias: Whether every item has a bias of its own.
-
-    Raises:
-        ValueError: The widths do not fit each other.
-    """
-
-    embedding_size: int = 128
-    hidden_sizes: tuple[int, ...] = (128,)
-    feedforward_sizes: tuple[int, ...] = ()
-    skip: bool = True
-    item_bias: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.hidden_sizes:
-            raise ValueError("hidden_sizes must name at least one GRU layer")
-        sizes = (self.embedding_size, *self.hidden_sizes, *self.feedforward_sizes)
-        if min(sizes) < 1:
-            raise ValueError(f"every size must be at least 1, got {sizes}")
-        last = (*self.hidden_sizes, *self.feedforward_sizes)[-1]
-        if last != self.embedding_size:
-            raise ValueError(
-                f"the last layer has width {last} and embedding_size is {self.embedding_size}; they must be equal, "
-                "as queries are compared with item embeddings (add a feedforward layer of that width)"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_dict` reads back."""
-        return asdict(self) | {
-            "hidden_sizes": list(self.hidden_sizes),
-            "feedforward_sizes": list(self.feedforward_sizes),
-        }
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> "GRU4RecSettings":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: A name is unknown, or a value is of the wrong type.
-        """
-        try:
-            return GRU4RecSettings(
-                **dict(values)
-                | {
-                    "hidden_sizes": tuple(values["hidden_sizes"]),
-                    "feedforward_sizes": tuple(values["feedforward_sizes"]),
-                }
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"these are not settings of a GRU4Rec network: {error}") from error
-
-    def shapes(self, item_count: int) -> dict[str, tuple[int, ...]]:
-        """Return the name and shape of every parameter of a network with `item_count` items."""
-        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (item_count, self.embedding_size)}
-        if self.item_bias:
-            shapes[ITEM_BIAS] = (item_count,)
-        width = self.embedding_size
-        for layer, hidden in enumerate(self.hidden_sizes):
-            shapes[f"gru.{layer}.input_weight"] = (width, 3 * hidden)
-            shapes[f"gru.{layer}.recurrent_weight"] = (hidden, 2 * hidden)
-            shapes[f"gru.{layer}.candidate_weight"] = (hidden, hidden)
-            shapes[f"gru.{layer}.bias"] = (3 * hidden,)
-            width = hidden
-        for layer, size in enumerate(self.feedforward_sizes):
-            shapes[f"feedforward.{layer}.weight"] = (width, size)
-            shapes[f"feedforward.{layer}.bias"] = (size,)
-            width = size
-        return shapes
+_ACTIVATIONS: dict[Activation, Callable[[Tensor, float], Tensor]] = {
+    "linear": lambda scores, _alpha: scores,
+    "tanh": lambda scores, _alpha: torch.tanh(scores),
+    "elu": lambda scores, alpha: functional.elu(scores, alpha=alpha),
+    "leaky_relu": lambda scores, alpha: functional.leaky_relu(scores, negative_slope=alpha),
+}
 
 
 class GRU4Rec:
@@ -119,18 +47,14 @@ class GRU4Rec:
 
     @staticmethod
     def initialised(settings: GRU4RecSettings, item_count: int, generator: torch.Generator) -> "GRU4Rec":
-        """Return an untrained network: matrices uniform within +-sqrt(6 / (rows + columns)), biases zero.
-
-        The gates of one layer lie side by side in one tensor, and each counts as a matrix of its own.
-        """
-        parameters = {}
-        for name, shape in settings.shapes(item_count).items():
-            if len(shape) == 1:
-                parameters[name] = torch.zeros(shape)
-            else:
-                gates = 3 if name.endswith("input_weight") else 2 if name.endswith("recurrent_weight") else 1
-                parameters[name] = _uniform(shape, math.sqrt(6 / (shape[0] + shape[1] // gates)), generator)
-        return GRU4Rec(settings, parameters)
+        """Return an untrained network: uniform within `GRU4RecSettings.initial_bound`, biases zero."""
+        return GRU4Rec(
+            settings,
+            {
+                name: _uniform(shape, settings.initial_bound(name, shape), generator)
+                for name, shape in settings.shapes(item_count).items()
+            },
+        )
 
     @property
     def item_count(self) -> int:
@@ -143,18 +67,30 @@ class GRU4Rec:
         return sum(self.settings.hidden_sizes)
 
     @property
+    def item_tables(self) -> dict[str, Tensor]:
+        """The parameters with a row per item, by name: those of `ITEM_TABLES` that this network has."""
+        return {name: self.parameters[name] for name in ITEM_TABLES if name in self.parameters}
+
+    @property
+    def input_table(self) -> Tensor:
+        """What the network takes in of every item, float32 [N, E]: D wide, or 3H where the input is one-hot."""
+        return self.parameters[self.settings.input_table]
+
+    @property
     def dense_parameter_names(self) -> list[str]:
         """The parameters that every click touches: all but the tables with a row per item."""
-        return [name for name in self.parameters if name not in {EMBEDDING, ITEM_BIAS}]
+        return [name for name in self.parameters if name not in ITEM_TABLES]
 
     def advance(self, x: Tensor, state: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Return the states after one click each; `state` is left as it was.
 
         For every layer, with x its input and h its part of the state: z = sigmoid(x Wz + h Uz + bz),
-        r = sigmoid(x Wr + h Ur + br), c = tanh(x W + (r * h) U + b), h' = (1 - z) * h + z * c.
+        r = sigmoid(x Wr + h Ur + br), h' = (1 - z) * h + z * c, where the reset gate acts before the product
+        c = tanh(x W + (r * h) U + b) or after it c = tanh(x W + r * (h U + d) + b), as the settings say. One-hot input
+        to the bottom layer is x W itself.
 
         Args:
-            x: Embeddings of the clicked items, float32 [B, D].
+            x: Rows of `input_table`, float32 [B, E].
             state: float32 [B, W], the layers side by side, bottom first; zeros for a new session.
             dropout: Applied to a layer's output on its way into the next layer, never to the state that is carried.
 
@@ -171,13 +107,19 @@ class GRU4Rec:
 
     def _advance_layer(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
         parameters, width = self.parameters, self.settings.hidden_sizes[layer]
-        projected = torch.addmm(parameters[f"gru.{layer}.bias"], x, parameters[f"gru.{layer}.input_weight"])
+        if layer == 0 and self.settings.item_input == "one_hot":
+            projected = x + parameters["gru.0.bias"]
+        else:
+            projected = torch.addmm(parameters[f"gru.{layer}.bias"], x, parameters[f"gru.{layer}.input_weight"])
         recurrent = h @ parameters[f"gru.{layer}.recurrent_weight"]
-        update, reset = torch.sigmoid(projected[:, : 2 * width] + recurrent).chunk(2, dim=1)
-        candidate = torch.tanh(
-            torch.addmm(projected[:, 2 * width :], reset * h, parameters[f"gru.{layer}.candidate_weight"])
-        )
-        return torch.lerp(h, candidate, update)
+        if self.settings.reset_gate == "before":
+            update, reset = torch.sigmoid(projected[:, : 2 * width] + recurrent).chunk(2, dim=1)
+            candidate = torch.addmm(projected[:, 2 * width :], reset * h, parameters[f"gru.{layer}.candidate_weight"])
+        else:
+            update, reset = torch.sigmoid(projected[:, : 2 * width] + recurrent[:, : 2 * width]).chunk(2, dim=1)
+            product = recurrent[:, 2 * width :] + parameters[f"gru.{layer}.candidate_bias"]
+            candidate = torch.addcmul(projected[:, 2 * width :], reset, product)
+        return torch.lerp(h, torch.tanh(candidate), update)
 
     def query(self, state: Tensor, x: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Return the vectors that are compared with item embeddings.
@@ -187,7 +129,7 @@ class GRU4Rec:
 
         Args:
             state: float32 [B, W], after the click.
-            x: Embeddings of the last known item of each session, float32 [B, D].
+            x: Rows of `input_table` of the last known item of each session, float32 [B, E].
             dropout: Applied to the top layer's state on its way out.
 
         Returns:
@@ -207,40 +149,55 @@ class GRU4Rec:
         return output + x if self.settings.skip else output
 
     def score_all(self, query: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Return the scores of all items (or of a slice of their rows), float32 [B, N], for queries float32 [B, D]."""
+        """Return the scores of all items (or of a slice of their rows), float32 [B, N], for queries float32 [B, D].
+
+        They are the scores before the activation, which keeps their order: items are ranked by these, as float32 has
+        one number for all large values of tanh.
+        """
         table = self.parameters[EMBEDDING][rows].T
         if self.settings.item_bias:
             return torch.addmm(self.parameters[ITEM_BIAS][rows], query, table)
         return query @ table
 
+    def activated(self, scores: Tensor) -> Tensor:
+        """Return scores after the activation, of any shape; these are what a loss compares and what is reported."""
+        return _ACTIVATIONS[self.settings.activation](scores, self.settings.activation_alpha)
+
     def with_items(
-        self, item_count: int, *, generator: torch.Generator | None = None, vectors: Tensor | None = None
+        self,
+        item_count: int,
+        *,
+        generator: torch.Generator | None = None,
+        vectors: Mapping[str, Tensor] | None = None,
     ) -> "GRU4Rec":
-        """Return a network with `item_count` items: the old rows unchanged, new ones appended.
+        """Return a network with `item_count` items: the old rows unchanged, new ones appended to every item table.
 
         Args:
             item_count: At least as many as now.
-            generator: Draws the embeddings of new items as `initialised` would.
-            vectors: The embeddings of new items, float32 [item_count - N, D]; instead of `generator`.
+            generator: Draws the rows of new items as `initialised` would.
+            vectors: The rows of new items by the table's name, float32 [item_count - N, ...]; instead of `generator`.
+                Biases may be left out and are zero then.
 
         Raises:
-            ValueError: Fewer items than now, or new rows from neither or both of `generator` and `vectors`.
+            ValueError: Fewer items than now, new rows from neither or both of `generator` and `vectors`, or `vectors`
+                that lack a table, give it rows of another shape or name another.
         """
         added = item_count - self.item_count
         if added < 0:
             raise ValueError(f"rows are never removed: the network has {self.item_count} items, asked for {item_count}")
         if (generator is None) == (vectors is None):
             raise ValueError("give either a generator or the vectors of the new items")
-        embedding = self.parameters[EMBEDDING]
-        width = self.settings.embedding_size
-        if vectors is None:
-            assert generator is not None
-            vectors = _uniform((added, width), math.sqrt(6 / (item_count + width)), generator)
-        parameters = dict(self.parameters)
-        parameters[EMBEDDING] = torch.cat([embedding, vectors.to(embedding)])
-        if self.settings.item_bias:
-            parameters[ITEM_BIAS] = torch.cat([parameters[ITEM_BIAS], embedding.new_zeros(added)])
-        return GRU4Rec(self.settings, parameters)
+        for name in sorted((vectors or {}).keys() - self.item_tables.keys()):
+            raise ValueError(f"{name!r} is no table of this network with a row per item")
+        grown = dict(self.parameters)
+        for name, table in self.item_tables.items():
+            shape = (item_count, *table.shape[1:])
+            if generator is not None:
+                rows = _uniform((added, *shape[1:]), self.settings.initial_bound(name, shape), generator)
+            else:
+                rows = _given_rows(name, (added, *shape[1:]), vectors or {})
+            grown[name] = torch.cat([table, rows.to(table)])
+        return GRU4Rec(self.settings, grown)
 
     def to(self, device: torch.device | str) -> "GRU4Rec":
         """Return the network on a device; tensors that are there already are shared, not copied."""
@@ -248,7 +205,18 @@ class GRU4Rec:
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    if bound == 0:
+        return torch.zeros(shape)
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+
+def _given_rows(name: str, shape: tuple[int, ...], vectors: Mapping[str, Tensor]) -> Tensor:
+    if name == ITEM_BIAS and name not in vectors:
+        return torch.zeros(shape)
+    if name not in vectors or tuple(vectors[name].shape) != shape:
+        got = f"shape {list(vectors[name].shape)}" if name in vectors else "none"
+        raise ValueError(f"the new rows of {name!r} must have shape {list(shape)}, got {got}")
+    return vectors[name]
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

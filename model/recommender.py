@@ -1,6 +1,7 @@
 """The serving face: states and clicks in, states and the best items out. Pure; no input or output.
 
-Shape letters: S sessions, C clicks of a micro-batch, W state width, D embedding width, N items, k items asked for.
+Shape letters: S sessions, C clicks of a micro-batch, W state width, D embedding width, E input width, N items,
+k items asked for.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.gru4rec import EMBEDDING, GRU4Rec
+from model.gru4rec import GRU4Rec
 from model.top_k import top_k, top_k_plain
 from model.vocabulary import Vocabulary
 from model.waves import Waves, plan_waves
@@ -79,7 +80,7 @@ class Recommender:
         for step in range(int(lengths.max(initial=0))):
             reached = by_length[: np.count_nonzero(lengths > step)]
             rows = np.fromiter((histories[place][step] for place in reached), np.int64, len(reached))
-            states[: len(reached)] = self._network.advance(self._embed(rows), states[: len(reached)])
+            states[: len(reached)] = self._network.advance(self._inputs(rows), states[: len(reached)])
         encoded = np.empty((len(histories), self.state_width), dtype=np.float32)
         encoded[by_length] = states.cpu().numpy()
         return encoded
@@ -108,7 +109,7 @@ class Recommender:
         waves = plan_waves(last_rows, slots, rows)
         hidden = self._play(waves, states, rows)
         known = waves.last_row >= 0
-        last = self._embed(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
+        last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
         after = hidden.index_select(0, self._on_device(waves.after_click))
         top_rows, scores = self._best(self._network.query(after, last), min(k, len(self.vocabulary)))
         return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
@@ -118,7 +119,7 @@ class Recommender:
         places = np.empty((len(states) + len(waves.clicks), self.state_width), dtype=np.float32)
         places[: len(states)] = states
         hidden = self._on_device(places)
-        x = self._embed(rows[waves.clicks])
+        x = self._inputs(rows[waves.clicks])
         before = self._on_device(waves.before)
         for start, stop in pairwise(waves.bounds):
             stepped = self._network.advance(x[start:stop], hidden.index_select(0, before[start:stop]))
@@ -128,8 +129,9 @@ class Recommender:
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _embed(self, rows: NDArray[np.int64]) -> Tensor:
-        return self._network.parameters[EMBEDDING].index_select(0, self._on_device(rows))
+    def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return what the network takes in of each row, float32 [n, E]."""
+        return self._network.input_table.index_select(0, self._on_device(rows))
 
     def _best(self, queries: Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the k best rows and their scores, each [C, k], for queries float32 [C, D]; k <= N."""
@@ -138,11 +140,11 @@ class Recommender:
         for start in range(0, len(queries), CLICKS_PER_BLOCK):
             block = slice(start, start + CLICKS_PER_BLOCK)
             scores, rows = self._best_of(queries[block], k)
-            top_rows[block], top_scores[block] = rows.cpu().numpy(), scores.cpu().numpy()
+            top_rows[block], top_scores[block] = rows.cpu().numpy(), self._network.activated(scores).cpu().numpy()
         return top_rows, top_scores
 
     def _best_of(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k best scores and their rows: the best of the best of each block of items."""
+        """Return the k best scores, not activated, and their rows: the best of the best of each block of items."""
         best_scores, best_rows = [], []
         for start in range(0, len(self.vocabulary), ITEMS_PER_BLOCK):
             scores = self._network.score_all(queries, slice(start, start + ITEMS_PER_BLOCK))

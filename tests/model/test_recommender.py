@@ -18,6 +18,8 @@ TOLERANCE = 1e-5
 SHAPES = [
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,)),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(5, 6), feedforward_sizes=(8,), skip=False, item_bias=False),
+    GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), item_input="separate", reset_gate="after"),
+    GRU4RecSettings(embedding_size=8, hidden_sizes=(6, 8), skip=False, item_input="one_hot", activation="elu"),
 ]
 
 
@@ -30,7 +32,9 @@ def recommender_of(shape: GRU4RecSettings, items: int = ITEMS) -> Recommender:
 
 
 RECOMMENDERS = [recommender_of(shape) for shape in SHAPES]
-recommenders = pytest.mark.parametrize("recommender", RECOMMENDERS, ids=["one layer", "two layers"])
+recommenders = pytest.mark.parametrize(
+    "recommender", RECOMMENDERS, ids=["one layer", "two layers", "separate tables", "one-hot"]
+)
 
 
 @dataclass
@@ -97,9 +101,9 @@ def test_any_cut_into_batches_gives_the_answers_and_states_of_one_click_at_a_tim
 def test_one_click_gives_the_state_and_the_best_scores_of_the_network(recommender: Recommender) -> None:
     network = recommender._network
     state = np.random.default_rng(1).standard_normal((1, recommender.state_width)).astype(np.float32)
-    x = network.parameters["embedding"][[9]]
+    x = network.input_table[[9]]
     expected_state = network.advance(x, torch.from_numpy(state))
-    expected = torch.topk(network.score_all(network.query(expected_state, x)), K)
+    expected = torch.topk(network.activated(network.score_all(network.query(expected_state, x))), K)
 
     forward = recommender.forward(state, np.array([3]), np.array([0]), np.array([9]), K)
     np.testing.assert_allclose(forward.states, expected_state.numpy(), rtol=0, atol=TOLERANCE)
@@ -116,8 +120,8 @@ def test_every_row_answered_has_the_score_beside_it(recommender: Recommender) ->
     rows, scores, _ = sessions.answers()
     # The last click of each session is answered from the state that is returned.
     last = {slot: place for place, (slot, _) in enumerate(clicks)}
-    x = network.parameters["embedding"][torch.from_numpy(sessions.last_rows)]
-    all_scores = network.score_all(network.query(torch.from_numpy(sessions.states), x)).numpy()
+    x = network.input_table[torch.from_numpy(sessions.last_rows)]
+    all_scores = network.activated(network.score_all(network.query(torch.from_numpy(sessions.states), x))).numpy()
     for slot, place in last.items():
         np.testing.assert_allclose(all_scores[slot, rows[place]], scores[place], rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(np.sort(all_scores[slot])[-K:][::-1], scores[place], rtol=0, atol=TOLERANCE)
@@ -183,6 +187,17 @@ def test_inputs_are_left_as_they_were_and_may_be_read_only() -> None:
     assert not np.shares_memory(forward.states, states)
     for array, copy in zip(inputs, before, strict=True):
         assert np.array_equal(array, copy)
+
+
+def test_answers_are_ranked_before_the_activation_and_reported_after_it() -> None:
+    """Scores that float32 cannot tell apart after tanh still have an order."""
+    settings = GRU4RecSettings(embedding_size=4, hidden_sizes=(4,), activation="tanh")
+    network = GRU4Rec.initialised(settings, 20, torch.Generator().manual_seed(1))
+    network.parameters["item_bias"].copy_(torch.arange(20.0) + 50)
+    recommender = Recommender(network, Vocabulary([str(row) for row in range(20)]), "v1")
+    forward = recommender.forward(np.zeros((1, 4), np.float32), np.array([-1]), np.array([0]), np.array([3]), 5)
+    assert forward.top_rows[0].tolist() == [19, 18, 17, 16, 15]
+    assert forward.scores[0].tolist() == [1.0] * 5
 
 
 def test_answers_have_the_promised_types() -> None:

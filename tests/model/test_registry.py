@@ -64,6 +64,32 @@ def test_written_version_is_loaded_as_it_was(registry: Registry) -> None:
     assert [getattr(loaded, name) for name in names] == [getattr(written, name) for name in names]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GRU4RecSettings(embedding_size=2, hidden_sizes=(2,), item_input="separate", activation="tanh"),
+        GRU4RecSettings(embedding_size=2, hidden_sizes=(2,), item_input="one_hot", skip=False, reset_gate="after"),
+    ],
+    ids=["separate", "one-hot"],
+)
+def test_network_of_any_form_is_loaded_as_it_was(registry: Registry, settings: GRU4RecSettings) -> None:
+    network = GRU4Rec.initialised(settings, 3, torch.Generator().manual_seed(1))
+    registry.write(replace(version_of("a", "b", "c"), network=network))
+    loaded = registry.load(VERSION).network
+    assert loaded.settings == settings
+    assert loaded.parameters.keys() == network.parameters.keys()
+    assert all(torch.equal(loaded.parameters[name], tensor) for name, tensor in network.parameters.items())
+
+
+def test_version_written_before_there_were_other_forms_is_loaded_as_it_was(folder: Path) -> None:
+    model = {"embedding_size": 2, "hidden_sizes": [2], "feedforward_sizes": [], "skip": True, "item_bias": True}
+    change_manifest(folder, model=model)
+    loaded = Registry(str(folder.parent)).load(VERSION).network
+    assert loaded.settings == SETTINGS
+    expected = version_of("a", "b", "c").network
+    assert all(torch.equal(loaded.parameters[name], tensor) for name, tensor in expected.parameters.items())
+
+
 def test_optimizer_state_is_read_only_when_asked_for(folder: Path) -> None:
     (folder / "training.safetensors").unlink()
     assert Registry(str(folder.parent)).load(VERSION).optimizer_state == {}
@@ -164,6 +190,8 @@ NAN, INF = float("nan"), float("inf")
         (lambda f: change_manifest(f, items="three"), "manifest"),
         (lambda f: change_manifest(f, version="another"), "manifest"),
         (lambda f: change_manifest(f, model={"embedding_size": 2}), "manifest"),
+        (lambda f: change_manifest(f, model=SETTINGS.to_dict() | {"reset_gate": "sideways"}), "manifest"),
+        (lambda f: change_manifest(f, model=SETTINGS.to_dict() | {"item_input": "separate"}), "shape"),
         (lambda f: change_manifest(f, schema=2), "schema"),
         (lambda f: (f / "manifest.json").write_text('{"schema": 2, "all": "new"}'), "schema"),
         (lambda f: change_weights(f, lambda t: t.update(embedding=torch.zeros(3, 4))), "shape"),
