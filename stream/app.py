@@ -2,6 +2,8 @@
 
 import asyncio
 import fcntl
+import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, TextIO
 
 import faust
 import mode
+import structlog
 import torch
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -30,6 +33,10 @@ from stream.worker import Worker
 TABLE = "sessions"
 # Several micro-batches may wait, so that the next one is always there.
 QUEUED_BATCHES = 8
+STOP_MARGIN_S = 5.0
+
+# Under the name of this module, Faust speaks of the services that are defined here.
+log = structlog.get_logger("stream.process")
 
 
 class DataDirInUseError(RecommenderError):
@@ -158,18 +165,59 @@ def _service(worker: Worker) -> type[mode.Service]:
     return Answering
 
 
-def run_worker(app: faust.App, settings: WorkerSettings) -> None:
+def run_worker(app: faust.App, settings: WorkerSettings, *, stop_margin_s: float = STOP_MARGIN_S) -> None:
     """Run until SIGTERM or SIGINT, which drain and return; a failure is raised.
+
+    Args:
+        app: From `build_worker`.
+        settings: This worker's settings.
+        stop_margin_s: How long stopping may take, beyond the delivery of a batch in flight where nothing has failed.
+            After that the process exits with status 1 from here.
 
     Raises:
         DataDirInUseError: Another process uses the data directory.
     """
     torch.set_num_threads(settings.threads)
     with _lock(settings.data_dir):
-        worker = faust.Worker(
-            app, loop=asyncio.get_event_loop(), override_logging=False, redirect_stdouts=False, quiet=True
-        )
-        worker.execute_from_commandline()
+        process = _Process(app, stop_margin_s, settings.delivery_timeout_s)
+        try:
+            process.execute_from_commandline()
+        except SystemExit as ended:
+            # mode turns every end into an exit without a word; what went wrong stands behind it.
+            if ended.code:
+                raise ended.__context__ or ended from None
+        finally:
+            process.cancel_last_resort()
+
+
+class _Process(faust.Worker):  # type: ignore[misc]
+    """Faust's worker, which ends whatever happens: a supervisor can only restart what has ended."""
+
+    def __init__(self, app: faust.App, stop_margin_s: float, delivery_timeout_s: float) -> None:
+        super().__init__(app, loop=asyncio.get_event_loop(), override_logging=False, redirect_stdouts=False, quiet=True)
+        # It writes terminal escapes, also where there is no terminal.
+        self.spinner = None
+        self._stop_margin_s = stop_margin_s
+        self._delivery_timeout_s = delivery_timeout_s
+        self._last_resort: threading.Timer | None = None
+
+    def on_worker_shutdown(self) -> None:
+        """Begin to wait for the end: with Kafka gone, some of its clients wait for it for ever."""
+        super().on_worker_shutdown()
+        wait_s = self._stop_margin_s + (0.0 if self.crash_reason else self._delivery_timeout_s)
+        self._last_resort = threading.Timer(wait_s, self._exit)
+        self._last_resort.daemon = True
+        self._last_resort.start()
+
+    def cancel_last_resort(self) -> None:
+        """Note that everything has stopped."""
+        if self._last_resort:
+            self._last_resort.cancel()
+
+    def _exit(self) -> None:
+        reason = str(self.crash_reason or "told to stop")
+        log.critical("worker did not stop in time and exits; what it has not committed is answered again", error=reason)
+        os._exit(1)
 
 
 def _lock(data_dir: Path) -> TextIO:

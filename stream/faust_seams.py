@@ -5,6 +5,8 @@ assignment, seeks, recovery and commits; the records themselves go, whole lists 
 `tests/stream/test_faust_seams.py` pins each name, so that an upgrade that moves one fails there and not in production.
 """
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +19,8 @@ from stream.intake import Intake
 from stream.records import SourceRecord
 
 COMMIT_ATTEMPTS = 5
+# Of all attempts together: a broker that is away must not keep a worker from ending.
+COMMIT_TIMEOUT_S = 5.0
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -118,14 +122,19 @@ class ClickConsumer(driver.Consumer):  # type: ignore[misc]
         """Take nothing more, finish the batch in flight and commit it; before a rebalance and before the end.
 
         `commit` does nothing while the timer's commit is in flight, hence the attempts; what stays uncommitted is
-        replayed, and the fence in every session record makes a replay harmless.
+        replayed, and the fence in every session record makes a replay harmless. So does a crash: the thread that
+        commits is ending by then, and might never answer.
         """
         self._intake.close()
         await self._intake.wait_until_idle()
-        for _ in range(COMMIT_ATTEMPTS):
-            if not self._intake.committable():
-                return
-            await self.commit()
+        if self.crashed:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                for _ in range(COMMIT_ATTEMPTS):
+                    if not self._intake.committable():
+                        return
+                    await self.commit()
 
 
 class ClickTransport(driver.Transport):  # type: ignore[misc]

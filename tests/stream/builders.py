@@ -1,0 +1,107 @@
+"""Small versions, clicks and records that the stream tests start from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.announcements import Action, Announcement
+from model.clicks import Click, encode_click
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.recommender import Recommender
+from model.registry import ModelVersion, Registry
+from model.vocabulary import Vocabulary
+from stream.records import SourceRecord
+from stream.session import NO_HIDDEN, Session
+
+NOW_MS = 1_790_000_000_000
+IDLE_MS = 30 * 60 * 1000
+ITEMS = [f"item-{row}" for row in range(12)]
+SHAPE = GRU4RecSettings(embedding_size=6, hidden_sizes=(5, 6))
+SEEDS = {"v1": 1, "v2": 2, "v3": 3}
+
+
+def network(item_count: int, seed: int) -> GRU4Rec:
+    """Return a random network whose answers differ clearly from session to session."""
+    small = GRU4Rec.initialised(SHAPE, item_count, torch.Generator().manual_seed(seed))
+    return GRU4Rec(SHAPE, {name: tensor * 2 for name, tensor in small.parameters.items()})
+
+
+def recommender(version: str = "v1", item_ids: Sequence[str] = ITEMS) -> Recommender:
+    """Return a version in memory; each of v1, v2, v3 has weights of its own."""
+    return Recommender(network(len(item_ids), SEEDS[version]), Vocabulary(item_ids), version)
+
+
+def write_version(
+    registry: Registry, version: str, item_ids: Sequence[str] = ITEMS, *, parent: str | None = None
+) -> Announcement:
+    """Write a version like `recommender` to a registry and return the announcement that promotes it."""
+    registry.write(
+        ModelVersion(
+            version=version,
+            parent=parent,
+            network=network(len(item_ids), SEEDS[version]),
+            vocabulary=Vocabulary(item_ids),
+            created_at_ms=NOW_MS + SEEDS[version],
+        )
+    )
+    return announcement(registry, version)
+
+
+def announcement(registry: Registry, version: str, action: Action = "promote") -> Announcement:
+    """Return the announcement of a version as it lies in the registry."""
+    return Announcement(
+        version, registry.location(version), registry.manifest_sha256(version), action, {}, NOW_MS + SEEDS[version]
+    )
+
+
+def record(
+    offset: int,
+    item_id: str = ITEMS[0],
+    *,
+    session_id: str = "s",
+    partition: int = 0,
+    event_ms: int = NOW_MS,
+) -> SourceRecord:
+    """Return a valid record of the clicks topic."""
+    value = encode_click(Click(session_id, item_id, event_ms))
+    return SourceRecord(partition, offset, event_ms, session_id.encode(), value)
+
+
+def session(offset: int = 3, *, partition: int = 0, event_ms: int = NOW_MS) -> Session:
+    """Return a session of two clicks that v1 answered."""
+    found = Session(
+        partition,
+        offset,
+        event_ms,
+        clicks=2,
+        version="v1",
+        last_row=1,
+        answer=np.array([7, 8, 9], np.uint32),
+        hidden=np.array([0.5, -1.0], np.float32),
+    )
+    found.append_item("red")
+    found.append_item("blaü")
+    return found
+
+
+def plain(found: Session) -> dict[str, object]:
+    """Return everything a session carries in a form that compares with ==."""
+    return {
+        "partition": found.partition,
+        "offset": found.offset,
+        "event_ms": found.event_ms,
+        "clicks": found.clicks,
+        "items": found.items(),
+        "version": found.version,
+        "last_row": found.last_row,
+        "answer": found.answer.tolist(),
+        "hidden": found.hidden.tolist(),
+    }
+
+
+def encoded(version: Recommender | None, item_ids: Sequence[str]) -> NDArray[np.float32]:
+    """Return the hidden vector after `item_ids`, from zero; empty where the version knows none of them."""
+    rows = [] if version is None else [row for item in item_ids if (row := version.vocabulary.row(item)) >= 0]
+    return version.encode([rows])[0] if version and rows else NO_HIDDEN

@@ -1,0 +1,199 @@
+"""Every name of Faust, aiokafka and rocksdict that the worker rests on without being promised it.
+
+When one of these fails after an upgrade, read what the new version does in its place before changing the pin.
+"""
+
+import asyncio
+import inspect
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiokafka
+import faust
+import pytest
+import rocksdict
+from aiokafka import TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.stores.rocksdb import Store
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream import faust_seams
+from stream.faust_seams import ClickConsumer, ClickTransport
+from stream.settings import WorkerSettings
+from tests.stream.event_loop import on_a_loop
+
+SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
+    (driver.Consumer.getmany, ["self", "timeout"], "ClickConsumer.getmany replaces it"),
+    (driver.Consumer.force_commit, ["self", "topics", "start_new_transaction"], "the commit timer must end in it"),
+    (driver.Consumer.wait_empty, ["self"], "a rebalance and the end of the process must wait in it"),
+    (driver.Consumer.commit, ["self", "topics", "start_new_transaction"], "wait_empty calls it"),
+    (driver.Consumer._commit, ["self", "offsets"], "force_commit calls it"),
+    (driver.Consumer._wait_next_records, ["self", "timeout"], "getmany fetches through it"),
+    (driver.Consumer._to_message, ["self", "tp", "record"], "getmany makes changelog messages with it"),
+    (driver.Consumer._new_consumer_thread, ["self"], "ClickConsumer's own thread class comes in through it"),
+    (driver.Consumer.perform_seek, ["self"], "getmany goes back for dropped records with it"),
+    (driver.Consumer.pause_partitions, ["self", "tps"], "mirrored to aiokafka"),
+    (driver.Consumer.resume_partitions, ["self", "tps"], "mirrored to aiokafka"),
+    (driver.Consumer.on_partitions_assigned, ["self", "assigned", "generation_id"], "opens the intake"),
+    (driver.Consumer.on_partitions_revoked, ["self", "revoked"], "closes the intake"),
+    (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"], "the fetch wait is set after it"),
+    (driver.ensure_aiokafka_TP, ["tp"], "partitions are handed to aiokafka through it"),
+    (Store._db_for_partition, ["self", "partition"], "sessions are read and written through it"),
+    (Store.set_persisted_offset, ["self", "tp", "offset"], "recovery starts after what it says"),
+    (aiokafka.AIOKafkaProducer.create_batch, ["self"], "Deliveries opens batches with it"),
+    (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "Deliveries sends with it"),
+    (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "Deliveries fills batches with it"),
+    (BatchBuilder.record_count, ["self"], "the last offset of a batch is worked out from it"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters", "why"),
+    [pytest.param(*pin, id=getattr(pin[0], "__qualname__", str(pin[0]))) for pin in SIGNATURES],
+)
+def test_signature_is_the_one_that_the_seam_was_written_for(
+    function: Callable[..., object], parameters: list[str], why: str
+) -> None:
+    assert list(inspect.signature(function).parameters) == parameters, f"look at stream/faust_seams.py: {why}"
+
+
+@pytest.mark.parametrize(
+    ("function", "uses", "why"),
+    [
+        (aiokafka.AIOKafkaConsumer.start, "self._fetch_max_wait_ms", "set between __init__ and start"),
+        (driver.Consumer.commit, "self.force_commit(", "else watermarks are never committed"),
+        (driver.Consumer._commit_handler.fun, "self.commit()", "else the timer does not commit"),
+        (driver.Consumer._drain_messages, "getmany(timeout=", "else clicks do not reach the intake"),
+        (driver.AIOKafkaConsumerThread._create_consumer, "self._create_worker_consumer(", "it makes the consumer"),
+        (
+            faust.Worker.execute_from_commandline,
+            "self.on_worker_shutdown()",
+            "else a stop may last for ever (stream.app)",
+        ),
+        (faust.App._on_partitions_revoked, "self._consumer_wait_empty", "else a rebalance does not wait for the batch"),
+        (faust.App._stop_consumer, "self._consumer_wait_empty", "else the end does not wait for the batch"),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", None),
+)
+def test_faust_and_aiokafka_still_go_through_what_is_overridden(
+    function: Callable[..., object], uses: str, why: str
+) -> None:
+    assert uses in inspect.getsource(function), f"look at stream/faust_seams.py: {why}"
+
+
+def test_the_overrides_replace_methods_that_exist() -> None:
+    for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport):
+        base = ours.__bases__[0]
+        own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake"}
+        replaced = {name for name in vars(ours) if not name.startswith("__")} - own
+        assert {name for name in replaced if not hasattr(base, name)} <= {"_abc_impl"}, base
+
+
+@on_a_loop
+async def test_the_worker_s_consumer_waits_shortly_for_fetches_and_never_commits_by_itself(app: faust.App) -> None:
+    thread = app.consumer._thread
+    assert isinstance(app.consumer, ClickConsumer)
+    assert isinstance(thread, faust_seams._ConsumerThread)
+    consumer = thread._create_worker_consumer(app.transport)
+    assert consumer._fetch_max_wait_ms == WorkerSettings().fetch_max_wait_ms
+    assert consumer._enable_auto_commit is False
+    consumer._closed = True  # it never connected
+
+
+def test_the_names_of_instances_that_the_seam_reads_are_there(app: faust.App, faust_table: faust.Table) -> None:
+    assert app.transport.intake is app.consumer._intake
+    assert app.consumer.flow_active is True
+    assert app.consumer.should_stop is False
+    assert app.consumer.crashed is False
+    assert isinstance(app.consumer_generation_id, int)
+    assert hasattr(app.consumer._thread, "thread_loop")
+    assert app.consumer._thread._consumer is None
+    assert isinstance(faust_seams.offset_key(faust_table), bytes)
+    assert app.conf.stream_wait_empty is True
+    assert app.conf.broker_max_poll_records is None
+    assert app.conf.processing_guarantee.value == "at_least_once"
+
+
+def test_rocksdict_in_raw_mode_reads_lists_writes_batches_and_iterates(tmp_path: Path) -> None:
+    db = rocksdict.Rdict(str(tmp_path / "db"), rocksdict.Options(raw_mode=True))
+    batch = rocksdict.WriteBatch(raw_mode=True)
+    for key in (b"b", b"a", b"c"):
+        batch.put(key, key * 2)
+    batch.delete(b"c")
+    db.write(batch)
+    assert db.get([b"a", b"x", b"b"]) == [b"aa", None, b"bb"]
+    cursor = db.iter()
+    cursor.seek(b"a\0")
+    assert (cursor.valid(), cursor.key(), cursor.value()) == (True, b"b", b"bb")
+    cursor.next()
+    assert not cursor.valid()
+
+
+def test_partition_databases_open_when_first_asked_for(faust_table: faust.Table) -> None:
+    assert not faust_table.data._dbs
+    assert faust_seams.partition_db(faust_table, 1) is faust_seams.partition_db(faust_table, 1)
+    assert list(faust_table.data._dbs) == [1]
+
+
+def test_an_assignment_is_signalled_to_a_function_that_nothing_else_holds(app: faust.App) -> None:
+    calls: list[str] = []
+    faust_seams.on_assigned(app, lambda: calls.append("assigned"))
+    asyncio.get_event_loop().run_until_complete(app.on_partitions_assigned.send(set()))
+    assert "assigned" in calls
+
+
+class FakeAIOKafka:
+    """Remembers which partitions are paused."""
+
+    def __init__(self) -> None:
+        self.paused: set[TopicPartition] = set()
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("clicks", 0), TopicPartition("changelog", 0)}
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.paused.update(partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.paused.difference_update(partitions)
+
+
+def test_pauses_reach_aiokafka_for_what_is_assigned() -> None:
+    thread = SimpleNamespace(_consumer=FakeAIOKafka())
+    everything = {TP("clicks", 0), TP("changelog", 0), TP("clicks", 9)}
+    faust_seams._ConsumerThread._mirror_now(thread, everything, True)
+    assert thread._consumer.paused == {TopicPartition("clicks", 0), TopicPartition("changelog", 0)}
+    faust_seams._ConsumerThread._mirror_now(thread, {TP("clicks", 0)}, False)
+    assert thread._consumer.paused == {TopicPartition("changelog", 0)}
+
+
+def test_a_pause_before_the_consumer_is_there_does_nothing() -> None:
+    faust_seams._ConsumerThread._mirror_now(SimpleNamespace(_consumer=None), {TP("clicks", 0)}, True)
+
+
+def test_without_security_there_are_no_credentials() -> None:
+    assert faust_seams.credentials({"bootstrap_servers": "127.0.0.1:9092"}) is None
+
+
+@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL", "SASL_PLAINTEXT"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_security_options_come_back_from_faust_as_they_went_in(protocol: str, mechanism: str) -> None:
+    options: dict[str, Any] = {"security_protocol": protocol}
+    if protocol.startswith("SASL"):
+        options |= {"sasl_mechanism": mechanism, "sasl_plain_username": "user", "sasl_plain_password": "word"}
+    if protocol.endswith("SSL"):
+        options["ssl_context"] = ssl.create_default_context()
+    found = driver.credentials_to_aiokafka_auth(faust_seams.credentials({"bootstrap_servers": "x", **options}))
+    assert {name: value for name, value in found.items() if value is not None} == options
+
+
+@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL"])
+def test_encryption_without_an_ssl_context_is_refused(protocol: str) -> None:
+    with pytest.raises(ValueError, match=f"{protocol} needs an ssl_context"):
+        faust_seams.credentials(
+            {"security_protocol": protocol, "sasl_plain_username": "user", "sasl_plain_password": "word"}
+        )
