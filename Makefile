@@ -22,7 +22,7 @@ check: setup  ## what CI runs, without the broker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not kafka'
+	$(BIN)/pytest -m 'not kafka' --numprocesses 4 --dist loadfile
 
 kafka-jars: setup
 	-$(BIN)/python -m deploy.kafka_jars

@@ -8,23 +8,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
+import structlog
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.losses import bpr_max, cross_entropy
-from model.negatives import PopularitySampler
 from model.optimizer import SparseAdagrad
+from trainer.candidates import click_counts, log_expected, popularity_sampler
 from trainer.errors import TrainingDivergedError
 from trainer.settings import TrainerSettings
 
 _CHECK_EVERY_STEPS = 200  # looking at the loss makes a GPU wait, so it is looked at only now and then
-_SAMPLED_AHEAD_STEPS = 256
+
+_log = structlog.get_logger(__name__)
 
 ShouldStop = Callable[[], bool]
 OnProgress = Callable[[int, int], None]
@@ -98,7 +100,7 @@ def train(
         TrainingDivergedError: The loss or a weight is not finite; the network is useless now.
     """
     schedule = session_parallel(sessions, settings.batch_size)
-    step_of = TrainingStep(network, optimizer, sessions, settings, generator)
+    step_of = choose_step(network, optimizer, sessions, settings, generator)
     started_s, clicks, total = time.perf_counter(), 0, len(schedule) * epochs
     loss, stopped = torch.zeros((), device=step_of.device), False
     for epoch in range(epochs):
@@ -123,8 +125,38 @@ def train(
     )
 
 
+class MiniBatchStep(Protocol):
+    """Trains on one mini-batch after the other; holds the states that lanes carry."""
+
+    device: torch.device
+
+    def start_epoch(self) -> None:
+        """Forget the carried states."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Train on one mini-batch; returns its loss, a scalar that the next call may overwrite."""
+
+
+def choose_step(
+    network: GRU4Rec,
+    optimizer: SparseAdagrad,
+    sessions: Sessions,
+    settings: TrainerSettings,
+    generator: torch.Generator,
+) -> MiniBatchStep:
+    """Return the fast step where it covers the network and the recipe, the plain one elsewhere; compiled and ready."""
+    # Here and not above: only who trains on a CPU needs a compiler in memory.
+    from trainer.fast_step import FastStep, compile_kernels, uncovered  # noqa: PLC0415
+
+    if reason := uncovered(network, optimizer, settings):
+        _log.info("training without compiled kernels", not_covered=reason)
+        return TrainingStep(network, optimizer, sessions, settings, generator)
+    compile_kernels()
+    return FastStep(network, optimizer, sessions, settings, generator)
+
+
 class TrainingStep:
-    """One mini-batch: gather rows, forward, backward, update. Holds the states that lanes carry."""
+    """The plain step, with autograd: runs anywhere, covers everything, and says what the fast one must compute."""
 
     def __init__(
         self,
@@ -144,15 +176,9 @@ class TrainingStep:
         self._settings = settings
         seed = int(torch.randint(2**62, (), generator=generator))
         self._generator = torch.Generator(self.device).manual_seed(seed)
-        counts = np.bincount(sessions.items, minlength=network.item_count)
-        # One more click each, so that items which only older clicks have are drawn too.
-        self._sampler = PopularitySampler(
-            counts + 1,
-            settings.sampling_alpha,
-            generator,
-            block_size=_SAMPLED_AHEAD_STEPS * settings.negative_samples,
-        )
-        self._log_q = _log_q(counts + 1, self._sampler.probabilities, settings).to(self.device)
+        counts = click_counts(sessions, network.item_count)
+        self._sampler = popularity_sampler(counts, settings, generator)
+        self._log_q = log_expected(counts, self._sampler.probabilities, settings).to(self.device)
         self._slots = np.zeros(network.item_count, dtype=np.int64)
         self.start_epoch()
 
@@ -221,16 +247,6 @@ class TrainingStep:
         packed = torch.from_numpy(np.concatenate([distinct, place, step.lanes, step.resets]))
         lengths = [len(distinct), count, len(wanted) - count, count, count]
         return Rows(*torch.split(packed.to(self.device, non_blocking=True), lengths))
-
-
-def _log_q(counts: NDArray[np.int64], sampled: NDArray[np.float64], settings: TrainerSettings) -> Tensor:
-    """Return the log of the chance that an item is among a mini-batch's candidates, float32 [N].
-
-    A candidate is another session's target or a sample: 1 - exp(-(B p_target + K p_sample)), Poisson's approximation.
-    """
-    target = counts / counts.sum()
-    expected = settings.batch_size * target + settings.negative_samples * sampled
-    return torch.from_numpy(np.log(-np.expm1(-expected)).astype(np.float32))
 
 
 def _require_finite_loss(loss: Tensor) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "faust-streaming", "aiokafka", "rocksdict")
+PACKAGES = ("torch", "numpy", "numba", "faust-streaming", "aiokafka", "rocksdict")
 
 
 def environment() -> dict[str, Any]:

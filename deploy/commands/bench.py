@@ -1,13 +1,18 @@
 """Measurements that users can repeat."""
 
+from typing import Any, get_args
+
 import click
 
 from deploy.bench import stream as stream_bench
+from deploy.bench import train as train_bench
 from deploy.bench.stream import StreamBench
-from deploy.commands.options import json_option, notes, output, settings_with, show_json
+from deploy.bench.train import Loss, TrainBench
+from deploy.commands.options import json_option, notes, output, settings_with, show_json, table_of
 from deploy.local_broker import BROKER_KINDS
 
 DEFAULTS = StreamBench()
+TRAIN = TrainBench()
 
 
 @click.group()
@@ -52,3 +57,28 @@ def stream(
         f"{found['events_per_s']:,.0f} clicks/s on one core, {found['cpu_us_per_event']:.1f} us of it a click;"
         f" at {rate:,.0f}/s latency p50 {found['latency_ms_p50']:.1f} ms, p99 {found['latency_ms_p99']:.1f} ms"
     )
+
+
+@bench.command(epilog="Example: nextclick bench train --hidden 96 --batch 64 --samples 2048 --json")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default=TRAIN.device, show_default=True)
+@click.option("--hidden", type=click.IntRange(min=1), default=TRAIN.hidden, show_default=True, help="Width of vectors.")
+@click.option("--batch", type=click.IntRange(min=1), default=TRAIN.batch, show_default=True, help="Sessions at once.")
+@click.option("--samples", type=click.IntRange(min=1), default=TRAIN.samples, show_default=True, help="Items drawn.")
+@click.option("--loss", type=click.Choice(get_args(Loss)), default=TRAIN.loss, show_default=True)
+@click.option("--clicks", type=click.IntRange(min=1000), default=TRAIN.clicks, show_default=True, help="To train on.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=TRAIN.seconds, show_default=True, help="Of a turn.")
+@click.option("--repeats", type=click.IntRange(min=1), default=TRAIN.repeats, show_default=True, help="Turns of each.")
+@click.option("--threads", type=click.IntRange(min=1), default=TRAIN.threads, show_default=True, help="Of torch.")
+@json_option
+def train(*, as_json: bool, **asked: Any) -> None:
+    """Measure training: clicks per second, beside the plain step and beside PyTorch's own GRU and Adagrad."""
+    found = train_bench.run(TrainBench(**asked), lambda text: notes.print(f"{text} …", highlight=False))
+    if as_json:
+        show_json(found)
+        return
+    table = table_of(f"training on one {found['settings']['device']}", "step", "clicks/s", "min", "max", "x torch")
+    for name, row in found["rows"].items():
+        slowest, fastest = row["spread"]
+        speeds = (f"{speed:,.0f}" for speed in (row["events_per_s"], slowest, fastest))
+        table.add_row(name, *speeds, f"{row['times_torch']:.2f}")
+    output.print(table)

@@ -1,0 +1,196 @@
+"""The training step of the CPU: forward and backward by hand, in buffers that are made once.
+
+It computes what `trainer.fine_tune.TrainingStep` does, from the same samples; only the dropout masks are drawn by
+another generator. What makes it fast: no graph and no allocation, element-wise work fused into compiled kernels, and
+one score for an item that is a candidate several times, as equal candidates have equal scores.
+
+Shape letters: B transitions in a mini-batch, K sampled items, U distinct rows of a step, C candidates among them, D
+embedding width, H width of a layer, W state width.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.batches import Step, session_parallel
+from model.clicks import Sessions
+from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
+from model.optimizer import SparseAdagrad
+from trainer.candidates import click_counts, log_expected
+from trainer.fast_layer import ACCUMULATOR, Buffer, Layer, LayerViews, optimizer_state
+from trainer.guided_sampler import GuidedSampler
+from trainer.kernels import rows
+from trainer.kernels.adagrad import update_rows, update_values
+from trainer.kernels.chance import fill_dropout_mask
+from trainer.kernels.compiling import Floats
+from trainer.kernels.cross_entropy import cross_entropy
+from trainer.settings import TrainerSettings
+
+
+def uncovered(network: GRU4Rec, optimizer: SparseAdagrad, settings: TrainerSettings) -> str | None:
+    """Return why the fast step cannot train this network, or None where it can."""
+    shape, tables = network.settings, network.parameters
+    reasons = {
+        "device": any(tensor.device.type != "cpu" for tensor in tables.values()),
+        "layout": not all(tensor.is_contiguous() for tensor in tables.values()),
+        "loss": settings.loss != "cross_entropy",
+        "feedforward layers": bool(shape.feedforward_sizes),
+        "item input": shape.item_input != "shared",
+        "reset gate": shape.reset_gate != "before",
+        "activation": shape.activation != "linear",
+        "accumulator": optimizer.accumulator != "element" or not _sums_fit(network, optimizer),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
+
+
+def _sums_fit(network: GRU4Rec, optimizer: SparseAdagrad) -> bool:
+    """Whether what an earlier optimizer left has an accumulator for every value, and none for a whole row."""
+    sums = ((optimizer.state.get(ACCUMULATOR + name), tensor) for name, tensor in network.parameters.items())
+    return all(kept is None or kept.shape == tensor.shape for kept, tensor in sums)
+
+
+class FastStep:
+    """One mini-batch: gather rows, forward, backward, update. Holds the states that lanes carry.
+
+    See `trainer.fine_tune.TrainingStep`, which it stands in for where `uncovered` says None.
+    """
+
+    def __init__(
+        self,
+        network: GRU4Rec,
+        optimizer: SparseAdagrad,
+        sessions: Sessions,
+        settings: TrainerSettings,
+        generator: torch.Generator,
+    ) -> None:
+        self.device = torch.device("cpu")
+        self.seed = int(torch.randint(2**62, (), generator=generator))
+        self._settings, self._optimizer, self._skip = settings, optimizer, network.settings.skip
+        counts = click_counts(sessions, network.item_count)
+        self._sampler = GuidedSampler(counts, settings, generator)
+        self._log_q = _no_floats()
+        if settings.logq:
+            self._log_q = log_expected(counts, self._sampler.probabilities, settings).numpy()
+        lanes, widths = settings.batch_size, network.settings.hidden_sizes
+        starts = np.cumsum([0, *widths[:-1]]).tolist()
+        self._layers = [Layer(network, optimizer, layer, first, lanes) for layer, first in enumerate(starts)]
+        self._state = np.zeros((lanes, sum(widths)), dtype=np.float32)
+        self._draws = 0
+        self._make_tables(network, optimizer)
+        self._make_buffers(lanes, settings.negative_samples, network.settings.embedding_size)
+
+    def _make_tables(self, network: GRU4Rec, optimizer: SparseAdagrad) -> None:
+        table = network.parameters[EMBEDDING].detach()
+        self._table, self._table_state = table.numpy(), optimizer_state(EMBEDDING, table, optimizer)
+        self._bias = _no_floats()
+        if ITEM_BIAS in network.parameters:
+            bias = network.parameters[ITEM_BIAS].detach()
+            self._bias, self._bias_state = bias.numpy(), optimizer_state(ITEM_BIAS, bias, optimizer)
+
+    def _make_buffers(self, lanes: int, samples: int, width: int) -> None:
+        most = 2 * lanes + samples
+        self._slots, self._base = np.full(len(self._table), -1, dtype=np.int64), 0
+        self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, lanes), dtype=np.int64)
+        self._weights, self._shift, self._d_bias = (np.empty(most, dtype=np.float32) for _ in range(3))
+        self._vectors, self._d_vectors = Buffer.of(most, width), Buffer.of(most, width)
+        self._scores = Buffer.of(lanes, lanes + samples)
+        self._x, self._x_mask = Buffer.of(lanes, width), Buffer.of(lanes, width)
+        self._x_mask.tensor.fill_(1)
+        self._query, self._d_query = Buffer.of(lanes, width), Buffer.of(lanes, width)
+        self._loss = Buffer.of(1)
+
+    def start_epoch(self) -> None:
+        """Forget the carried states: every session is played from its start again."""
+        self._state[:] = 0
+
+    def __call__(self, step: Step) -> Tensor:
+        """Train on one mini-batch; returns its loss, a scalar that the next call overwrites."""
+        count = len(step.inputs)
+        candidates, used = self._gather(step)
+        layers = [layer.views(count) for layer in self._layers]
+        x = self._x.first(count)
+        self._drop(x_mask := self._x_mask.first(count).array, layers)
+        rows.enter(self._vectors.array, self._places, x_mask, self._state, step.lanes, step.resets, x.array)
+        below = x.tensor
+        for layer in layers:
+            layer.forward(below, self._state, step.lanes)
+            below = layer.output.tensor
+        query = torch.add(below, x.tensor, out=self._query.tensor[:count]) if self._skip else below
+        d_query = d_output = self._score(query, self._places[1, :count], candidates)
+        for layer, lower in zip(reversed(layers), [*(layers[-2::-1]), None], strict=True):
+            layer.backward(d_output, x.tensor if lower is None else lower.output.tensor)
+            d_output = layer.d_x.array
+        gradient = self._d_vectors.array
+        rows.leave(d_output, d_query, self._skip, x_mask, self._places, candidates, used, gradient)
+        self._update(used)
+        return self._loss.tensor[0]
+
+    def _gather(self, step: Step) -> tuple[int, int]:
+        """Copy the distinct rows of a mini-batch; returns C and U."""
+        samples = self._sampler.sample()
+        candidates, used = rows.distinct_rows(
+            step.inputs, step.targets, samples, self._slots, self._base, self._rows, self._weights, self._places
+        )
+        self._base += used
+        rows.gather(
+            self._table, self._bias, self._log_q, self._rows, candidates, used, self._vectors.array, self._shift
+        )
+        return candidates, used
+
+    def _drop(self, x_mask: Floats, layers: list[LayerViews]) -> None:
+        """Draw the masks: of the input, then of each layer's output; those that keep all were filled once."""
+        settings = self._settings
+        if settings.embedding_dropout:
+            fill_dropout_mask(x_mask, self.seed, self._draws, settings.embedding_dropout)
+        if settings.hidden_dropout:
+            for number, layer in enumerate(layers, start=1):
+                fill_dropout_mask(layer.mask.array, self.seed, self._draws + number, settings.hidden_dropout)
+        self._draws += 1 + len(layers)
+
+    def _score(self, query: Tensor, targets: NDArray[np.int64], candidates: int) -> Floats:
+        """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""
+        count, vectors = len(query), self._vectors.tensor[:candidates]
+        scores = self._scores.tensor[:count, :candidates]
+        torch.mm(query, vectors.t(), out=scores)
+        cross_entropy(
+            self._scores.array,
+            self._shift,
+            self._weights,
+            candidates,
+            targets,
+            self._settings.batch_size,
+            self._settings.label_smoothing,
+            self._d_bias,
+            self._loss.array,
+        )
+        torch.mm(scores.t(), query, out=self._d_vectors.tensor[:candidates])
+        d_query = self._d_query.first(count)
+        torch.mm(scores, vectors, out=d_query.tensor)
+        return d_query.array
+
+    def _update(self, used: int) -> None:
+        optimizer = self._optimizer
+        recipe = optimizer.learning_rate, optimizer.momentum, optimizer.eps
+        update_rows(self._table, *self._table_state, self._rows, used, self._d_vectors.array, *recipe)
+        if len(self._bias):
+            update_values(self._bias, *self._bias_state, self._rows, used, self._d_bias, *recipe)
+        for layer in self._layers:
+            for parameter in layer.parameters:
+                parameter.update()
+
+
+def _no_floats() -> Floats:
+    return np.zeros(0, dtype=np.float32)
+
+
+@functools.cache
+def compile_kernels() -> None:
+    """Make sure that no step waits for a compiler: some seconds once per installation, well below one afterwards."""
+    sessions = Sessions(*(np.array(column, dtype=np.int64) for column in ([0, 1], [0, 2], [0], [0])))
+    settings = TrainerSettings(embedding_size=1, hidden_sizes=(1,), batch_size=1, negative_samples=1)
+    network = GRU4Rec.initialised(settings.network(), 2, torch.Generator())
+    step_of = FastStep(network, SparseAdagrad(settings.learning_rate), sessions, settings, torch.Generator())
+    step_of(session_parallel(sessions, settings.batch_size).step(0))

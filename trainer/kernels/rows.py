@@ -1,0 +1,102 @@
+"""From the item table into a step's own arrays, and the gradients back.
+
+Shape letters: B transitions, K sampled items, U distinct rows, C distinct candidates among them (the first C), N items,
+D embedding width, W state width.
+"""
+
+# ruff: noqa: PLR0917, FBT001 - compiled functions take their arrays by position
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.kernels.compiling import ONE, ROWS_AHEAD, ZERO, Floats, Ints, compiled, prefetch_row
+
+
+@compiled
+def distinct_rows(
+    inputs: Ints, targets: Ints, samples: Ints, slots: Ints, base: int, rows: Ints, weights: Floats, places: Ints
+) -> tuple[int, int]:
+    """Give every distinct row of a step a place: the candidates first, then inputs that are no candidates.
+
+    Args:
+        inputs: int64 [B].
+        targets: int64 [B].
+        samples: int64 [K].
+        slots: int64 [N], kept between steps: `base` + place of the rows met in this step, less of all others.
+        base: Above all that is in `slots`.
+        rows: int64 [>= U], written: the row at each place.
+        weights: float32 [>= C], written: how often each candidate occurs.
+        places: int64 [2, >= B], written: of the inputs, and of the targets.
+
+    Returns:
+        C and U.
+    """
+    count = 0
+    for i in range(len(targets) + len(samples)):
+        row = targets[i] if i < len(targets) else samples[i - len(targets)]
+        place = slots[row] - base
+        if place < 0:
+            place = count
+            slots[row] = base + place
+            rows[place] = row
+            weights[place] = ZERO
+            count += 1
+        weights[place] += ONE
+        if i < len(targets):
+            places[1, i] = place
+    candidates = count
+    for i in range(len(inputs)):
+        place = slots[inputs[i]] - base
+        if place < 0:
+            place = count
+            slots[inputs[i]] = base + place
+            rows[place] = inputs[i]
+            count += 1
+        places[0, i] = place
+    return candidates, count
+
+
+@compiled
+def gather(
+    table: Floats, bias: Floats, log_q: Floats, rows: Ints, candidates: int, count: int, vectors: Floats, shift: Floats
+) -> None:
+    """Copy the `count` rows into `vectors` [U, D], and what is added to the candidates' scores into `shift` [C].
+
+    `bias` and `log_q` are [N]; either is empty where there is none.
+    """
+    for u in range(count):
+        row = rows[u]
+        prefetch_row(table, rows[min(u + ROWS_AHEAD, count - 1)])
+        for d in range(table.shape[1]):
+            vectors[u, d] = table[row, d]
+    for u in range(candidates):
+        shift[u] = (bias[rows[u]] if len(bias) else ZERO) - (log_q[rows[u]] if len(log_q) else ZERO)
+
+
+@compiled
+def enter(
+    vectors: Floats, places: Ints, mask: Floats, state: Floats, lanes: Ints, resets: NDArray[np.bool_], x: Floats
+) -> None:
+    """Write the input vectors after dropout into `x` [B, D], and zero the states [lanes, W] where a session begins."""
+    for i in range(len(lanes)):
+        place = places[0, i]
+        for d in range(x.shape[1]):
+            x[i, d] = vectors[place, d] * mask[i, d]
+        if resets[i]:
+            for w in range(state.shape[1]):
+                state[lanes[i], w] = ZERO
+
+
+@compiled
+def leave(
+    d_x: Floats, d_query: Floats, skip: bool, mask: Floats, places: Ints, candidates: int, count: int, gradient: Floats
+) -> None:
+    """Add the gradients of the input vectors to those of the gathered rows, [U, D]."""
+    for u in range(candidates, count):
+        for d in range(gradient.shape[1]):
+            gradient[u, d] = ZERO
+    for i in range(len(d_x)):
+        place = places[0, i]
+        for d in range(d_x.shape[1]):
+            skipped = d_query[i, d] if skip else ZERO
+            gradient[place, d] += (d_x[i, d] + skipped) * mask[i, d]
