@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
 from model.gru4rec import EMBEDDING, GRU4Rec
@@ -83,7 +84,13 @@ class NetworkScorer:
                 lanes = torch.from_numpy(some).to(table.device)
                 query = network.query(state.index_select(0, lanes), x.index_select(0, lanes))
                 wanted = torch.from_numpy(targets[some]).to(table.device)
-                found[places[some] + 1] = ranks(network.score_all(query), wanted, ties).cpu().numpy()
+                found[places[some] + 1] = self._ranks(sessions, places[some], network.score_all(query), wanted, ties)
+
+    def _ranks(
+        self, _sessions: Sessions, _places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
+    ) -> NDArray[np.int64]:
+        """Return the ranks of the clicks after those at the given places of `sessions.items`."""
+        return ranks(scores, targets, ties).cpu().numpy()
 
     def _affordable(self, lanes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Cut lanes into pieces whose scores of all items fit in memory."""

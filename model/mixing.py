@@ -1,0 +1,276 @@
+"""The network's chances and its companion's, mixed: exactly, and without touching all items.
+
+p_j = softmax(temper s)_j + forward F_j + backward B_j + last [j was clicked last] + repeat fade^(clicks since j's last)
+F and B sum the shares of `model.transitions.Neighbours` over the session's last `LOOKBACK` clicks, weighted
+`AGE_DECAY` to the power of their age. All but the first term is 0 for all but a few hundred items.
+
+Shape letters: C clicks, N items, K candidates of the network, L clicks of a history.
+"""
+
+# ruff: noqa: PLR0917 - compiled functions take their arrays by position
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.ranking import Ties
+from model.transitions import Neighbours
+
+HISTORY = 20
+"""Clicks of a session that matter: what a session record holds."""
+LOOKBACK = 8
+"""Clicks whose successors and predecessors count."""
+AGE_DECAY = 0.7
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What each part is worth; the defaults suit DIGINETICA, other shops need their own (see DECISIONS.md).
+
+    Attributes:
+        temper: Factor of the network's scores before the softmax.
+        forward: Weight of what followed the session's items elsewhere.
+        backward: Weight of what came before them.
+        last: Added for the item clicked last, beside `repeat`; may be as low as -repeat.
+        repeat: Weight of an item of the session.
+        fade: What a repeat keeps with each click since.
+    """
+
+    temper: float = 1.15
+    forward: float = 0.4
+    backward: float = 0.4
+    last: float = 0.05
+    repeat: float = 0.2
+    fade: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not all(np.isfinite(value) for value in asdict(self).values()):
+            raise ValueError(f"every weight must be finite: {self}")
+        if self.temper <= 0 or not 0 <= self.fade <= 1:
+            raise ValueError(f"temper must be above 0 and fade in [0, 1]: {self}")
+        if min(self.forward, self.backward, self.repeat) < 0 or self.last < -self.repeat:
+            raise ValueError(f"no item may lose by the companion: {self}")
+
+    def as_array(self) -> NDArray[np.float64]:
+        """Return the weights in the order of the attributes, float64 [6]."""
+        return np.array(tuple(asdict(self).values()), dtype=np.float64)
+
+
+def histories_of(histories: list[list[int]]) -> NDArray[np.int64]:
+    """Return the last `HISTORY` rows of each history, the newest in the last column, -1 before the first: [C, L]."""
+    table = np.full((len(histories), HISTORY), -1, dtype=np.int64)
+    for line, history in zip(table, histories, strict=True):
+        newest = history[-HISTORY:]
+        line[HISTORY - len(newest) :] = newest
+    return table
+
+
+def log_normalisers(scores: Tensor, temper: float) -> NDArray[np.float64]:
+    """Return the log of the sum of exp(temper s) over all items, float64 [C]."""
+    return torch.logsumexp(scores * temper, dim=1).double().cpu().numpy()
+
+
+def mix(
+    scores: Tensor,
+    top_rows: Tensor,
+    histories: NDArray[np.int64],
+    neighbours: Neighbours,
+    mixing: Mixing,
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the exact top k of the mixture: rows int32 [C, k'] and their p float32 [C, k'], the best first.
+
+    Args:
+        scores: float32 [C, N], the network's, on the CPU.
+        top_rows: [C, K], the network's own top rows; exact because K is at least k', which is min(k, N).
+        histories: int64 [C, L], each click's session, the click itself in the last column; -1 for no or unknown item.
+        neighbours: Of the first items of the N; items after them have none.
+        mixing: The weights.
+        k: How many are wanted.
+
+    Raises:
+        ValueError: The network offers fewer than k' candidates.
+    """
+    wanted = min(k, scores.shape[1])
+    if top_rows.shape[1] < wanted:
+        raise ValueError(f"{wanted} items need as many candidates of the network, got {top_rows.shape[1]}")
+    rows = np.empty((len(scores), wanted), dtype=np.int32)
+    chances = np.empty((len(scores), wanted), dtype=np.float32)
+    normalisers = log_normalisers(scores, mixing.temper)
+    candidates = top_rows.to(torch.int64).numpy()
+    _mix_compiled(
+        scores.numpy(), normalisers, candidates, histories, *_arrays(neighbours), mixing.as_array(), rows, chances
+    )
+    return rows, chances
+
+
+def mixture_ranks(
+    scores: Tensor,
+    targets: NDArray[np.int64],
+    histories: NDArray[np.int64],
+    neighbours: Neighbours,
+    mixing: Mixing,
+    ties: Ties = "conservative",
+) -> NDArray[np.int64]:
+    """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`."""
+    found = np.empty(len(targets), dtype=np.int64)
+    normalisers = log_normalisers(scores, mixing.temper)
+    weights, behind = mixing.as_array(), ties == "conservative"
+    _rank_compiled(scores.cpu().numpy(), normalisers, targets, histories, *_arrays(neighbours), weights, behind, found)
+    return found
+
+
+def _arrays(neighbours: Neighbours) -> tuple[NDArray[Any], ...]:
+    return (
+        neighbours.successor_offsets,
+        neighbours.successor_rows,
+        neighbours.successor_shares,
+        neighbours.predecessor_offsets,
+        neighbours.predecessor_rows,
+        neighbours.predecessor_shares,
+    )
+
+
+def _give(mass: Any, touched: Any, count: int, row: int, amount: float) -> int:
+    """Add to an item's mass and note the item when it is its first; returns how many items are noted."""
+    if amount <= 0.0:
+        return count
+    if mass[row] == 0.0:
+        touched[count] = row
+        count += 1
+    mass[row] += amount
+    return count
+
+
+def _spread(
+    mass: Any,
+    touched: Any,
+    history: Any,
+    s_at: Any,
+    s_row: Any,
+    s_share: Any,
+    p_at: Any,
+    p_row: Any,
+    p_share: Any,
+    w: Any,
+) -> int:
+    """Add the companion's mass of one session to `mass`; returns how many rows of `touched` it has written."""
+    count = 0
+    age_weight = 1.0
+    for age in range(min(LOOKBACK, len(history))):
+        row = history[len(history) - 1 - age]
+        if 0 <= row < len(s_at) - 1:
+            for e in range(s_at[row], s_at[row + 1]):
+                count = _give(mass, touched, count, s_row[e], w[1] * age_weight * s_share[e])
+            for e in range(p_at[row], p_at[row + 1]):
+                count = _give(mass, touched, count, p_row[e], w[2] * age_weight * p_share[e])
+        age_weight *= AGE_DECAY
+    for age in range(len(history)):
+        row = history[len(history) - 1 - age]
+        if 0 <= row < len(mass) and row not in history[len(history) - age :]:
+            amount = w[4] * w[5] ** age + (w[3] if age == 0 else 0.0)
+            count = _give(mass, touched, count, row, amount)
+    return count
+
+
+def _insert(rows: Any, chances: Any, filled: int, row: int, chance: float) -> int:
+    """Put an item where it belongs among the best so far; returns how many there are."""
+    if filled == len(rows):
+        if chance <= chances[filled - 1]:
+            return filled
+        filled -= 1
+    place = filled
+    while place > 0 and chances[place - 1] < chance:
+        rows[place] = rows[place - 1]
+        chances[place] = chances[place - 1]
+        place -= 1
+    rows[place] = row
+    chances[place] = chance
+    return filled + 1
+
+
+def _mix(
+    scores: Any,
+    norms: Any,
+    tops: Any,
+    histories: Any,
+    s_at: Any,
+    s_row: Any,
+    s_share: Any,
+    p_at: Any,
+    p_row: Any,
+    p_share: Any,
+    w: Any,
+    rows: Any,
+    chances: Any,
+) -> None:
+    """Write the top of each click's mixture."""
+    mass = np.zeros(scores.shape[1])
+    touched = np.empty(scores.shape[1], dtype=np.int64)
+    for c in range(len(scores)):
+        count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
+        filled = 0
+        for t in range(tops.shape[1]):
+            row = tops[c, t]
+            if mass[row] == 0.0:
+                filled = _insert(rows[c], chances[c], filled, row, np.exp(w[0] * scores[c, row] - norms[c]))
+        for t in range(count):
+            row = touched[t]
+            chance = np.exp(w[0] * scores[c, row] - norms[c]) + mass[row]
+            filled = _insert(rows[c], chances[c], filled, row, chance)
+            mass[row] = 0.0
+
+
+def _rank(
+    scores: Any,
+    norms: Any,
+    targets: Any,
+    histories: Any,
+    s_at: Any,
+    s_row: Any,
+    s_share: Any,
+    p_at: Any,
+    p_row: Any,
+    p_share: Any,
+    w: Any,
+    behind: bool,  # noqa: FBT001
+    found: Any,
+) -> None:
+    """Write each target's rank: all items by their scores, then what the companion changes."""
+    mass = np.zeros(scores.shape[1])
+    touched = np.empty(scores.shape[1], dtype=np.int64)
+    for c in range(len(scores)):
+        line, target = scores[c], targets[c]
+        count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
+        goal = np.exp(w[0] * line[target] - norms[c]) + mass[target]
+        bar = line[target]
+        if mass[target] > 0.0:
+            bar = np.float32((np.log(goal) + norms[c]) / w[0])
+        ahead = 0
+        for j in range(len(line)):
+            ahead += (line[j] >= bar) if behind else (line[j] > bar)
+        for t in range(count):
+            row = touched[t]
+            chance = np.exp(w[0] * line[row] - norms[c]) + mass[row]
+            mass[row] = 0.0
+            if row == target:
+                ahead -= (line[row] >= bar) if behind else (line[row] > bar)
+                ahead += 1 if behind else 0
+            elif behind:
+                ahead += int(chance >= goal) - int(line[row] >= bar)
+            else:
+                ahead += int(chance > goal) - int(line[row] > bar)
+        found[c] = ahead if behind else ahead + 1
+
+
+_compile: Any = numba.njit(cache=True, nogil=True)
+_give = _compile(_give)
+_spread = _compile(_spread)
+_insert = _compile(_insert)
+_mix_compiled: Any = _compile(_mix)
+_rank_compiled: Any = _compile(_rank)

@@ -1,0 +1,197 @@
+"""What tends to follow what: item-to-item pair counts, learned by adding only; the network's companion.
+
+A pair (a, b) counts when b is clicked at most `REACH` clicks after a in one session; the nearer, the more.
+
+Shape letters: N items, n clicks, P pairs, E entries kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.clicks import Sessions
+
+REACH = 8
+"""Clicks between the two of a pair, at most."""
+GAP_DECAY = 0.7
+"""A pair `gap` clicks apart counts this to the power of gap - 1."""
+PRIOR_CLICKS = 4.0
+"""Added to an item's clicks when its pair counts become shares, so that rare items claim little."""
+KEPT = 64
+"""Strongest successors, and predecessors, that are kept of each item for serving."""
+
+_ROW_BITS = 32
+_ROW_MASK = (1 << _ROW_BITS) - 1
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Each item's strongest successors and predecessors, as sparse rows (CSR), the strongest first.
+
+    Attributes:
+        successor_offsets: int64 [N + 1]; item a's entries are from offsets[a] to offsets[a + 1].
+        successor_rows: int32 [E].
+        successor_shares: float32 [E], c(a -> row) / (n_a + `PRIOR_CLICKS`).
+        predecessor_offsets: int64 [N + 1].
+        predecessor_rows: int32 [E'].
+        predecessor_shares: float32 [E'], c(row -> a) / (n_a + `PRIOR_CLICKS`).
+    """
+
+    successor_offsets: NDArray[np.int64]
+    successor_rows: NDArray[np.int32]
+    successor_shares: NDArray[np.float32]
+    predecessor_offsets: NDArray[np.int64]
+    predecessor_rows: NDArray[np.int32]
+    predecessor_shares: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        items = len(self.successor_offsets) - 1
+        if len(self.predecessor_offsets) != items + 1:
+            raise ValueError(f"successors of {items} items, predecessors of {len(self.predecessor_offsets) - 1}")
+        for side in ("successor", "predecessor"):
+            offsets, rows, shares = (getattr(self, f"{side}_{part}") for part in ("offsets", "rows", "shares"))
+            kinds = (offsets.dtype, rows.dtype, shares.dtype)
+            if kinds != (np.int64, np.int32, np.float32):
+                raise ValueError(f"{side}s: expected int64, int32, float32; got {kinds}")
+            if items < 0 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+                raise ValueError(f"{side}_offsets must rise from 0")
+            if not len(rows) == len(shares) == offsets[-1]:
+                raise ValueError(f"{side}s: {len(rows)} rows and {len(shares)} shares, offsets end at {offsets[-1]}")
+            if len(rows) and (rows.min() < 0 or rows.max() >= items):
+                raise ValueError(f"{side}_rows must be between 0 and {items - 1}")
+            if not np.isfinite(shares).all() or (shares < 0).any():
+                raise ValueError(f"{side}_shares must be finite and not negative")
+
+    @property
+    def item_count(self) -> int:
+        """N."""
+        return len(self.successor_offsets) - 1
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the arrays by their names, as copies, for a safetensors file."""
+        return {part.name: torch.from_numpy(getattr(self, part.name).copy()) for part in fields(self)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return what `to_tensors` was made from.
+
+        Raises:
+            ValueError: A name is missing or unknown, or the arrays do not fit each other.
+        """
+        names = {part.name for part in fields(cls)}
+        if set(tensors) != names:
+            raise ValueError(f"expected the tensors {sorted(names)}, got {sorted(tensors)}")
+        return cls(**{name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+
+
+class Transitions:
+    """Counts of pairs and clicks. The same clicks give the same counts in any grouping, to rounding (float64)."""
+
+    def __init__(self, item_count: int) -> None:
+        self.clicks: NDArray[np.float64] = np.zeros(item_count)  # [N], n_a
+        self._keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # [P], a << 32 | b, rising
+        self._counts: NDArray[np.float64] = np.empty(0)  # [P]
+        self._pending: dict[int, float] = {}  # of single clicks, merged when the pairs are next read
+
+    @property
+    def item_count(self) -> int:
+        """N."""
+        return len(self.clicks)
+
+    def grow(self, item_count: int) -> None:
+        """Append items that nothing is known of yet.
+
+        Raises:
+            ValueError: There are more items already.
+        """
+        if item_count < self.item_count:
+            raise ValueError(f"cannot shrink from {self.item_count} items to {item_count}")
+        self.clicks = np.concatenate([self.clicks, np.zeros(item_count - self.item_count)])
+
+    def add(self, sessions: Sessions) -> None:
+        """Count whole sessions of rows; a row that is not an item, -1 included, takes its place and counts nothing."""
+        rows = sessions.items
+        known = self._known(rows)
+        session = np.repeat(np.arange(len(sessions)), sessions.lengths)
+        keys: list[NDArray[np.int64]] = [self._keys]
+        weights: list[NDArray[np.float64]] = [self._counts]
+        for gap in range(1, min(REACH, len(rows) - 1) + 1):
+            pairs = (session[gap:] == session[:-gap]) & known[gap:] & known[:-gap]
+            found, times = np.unique(
+                (rows[:-gap][pairs] << _ROW_BITS) | rows[gap:][pairs],
+                return_counts=True,
+            )
+            keys.append(found)
+            weights.append((times * GAP_DECAY ** (gap - 1)).astype(np.float64))
+        self.clicks += np.bincount(rows[known], minlength=self.item_count)
+        self._sum_up(np.concatenate(keys), np.concatenate(weights))
+
+    def add_click(self, history: Sequence[int], row: int) -> None:
+        """Count one click.
+
+        Args:
+            history: The session's rows before it, the newest last; only the last `REACH` matter.
+            row: What was clicked.
+        """
+        if not 0 <= row < self.item_count:
+            return
+        self.clicks[row] += 1
+        for gap, before in enumerate(reversed(history[-REACH:]), start=1):
+            if 0 <= before < self.item_count:
+                key = (int(before) << _ROW_BITS) | int(row)
+                self._pending[key] = self._pending.get(key, 0.0) + GAP_DECAY ** (gap - 1)
+
+    def decay(self, factor: float) -> None:
+        """Make everything counted so far worth `factor` of what it was.
+
+        Raises:
+            ValueError: The factor is not in (0, 1].
+        """
+        if not 0 < factor <= 1:
+            raise ValueError(f"expected a factor in (0, 1], got {factor}")
+        self._merge()
+        self.clicks *= factor
+        self._counts *= factor
+
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return all pairs by (first, second): their first rows, second rows and counts, each [P]."""
+        self._merge()
+        return self._keys >> _ROW_BITS, self._keys & _ROW_MASK, self._counts
+
+    def neighbours(self, kept: int = KEPT) -> Neighbours:
+        """Return each item's `kept` strongest successors and predecessors; the lower row wins a tie."""
+        first, second, counts = self.pairs()
+        forward = self._strongest(first, second, counts, kept)
+        return Neighbours(*forward, *self._strongest(second, first, counts, kept))
+
+    def _known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return (rows >= 0) & (rows < self.item_count)
+
+    def _merge(self) -> None:
+        if self._pending:
+            keys = np.fromiter(self._pending.keys(), dtype=np.int64, count=len(self._pending))
+            counts = np.fromiter(self._pending.values(), dtype=np.float64, count=len(self._pending))
+            self._pending = {}
+            self._sum_up(np.concatenate([self._keys, keys]), np.concatenate([self._counts, counts]))
+
+    def _sum_up(self, keys: NDArray[np.int64], counts: NDArray[np.float64]) -> None:
+        self._keys, place = np.unique(keys, return_inverse=True)
+        self._counts = np.bincount(place, weights=counts, minlength=len(self._keys)).astype(np.float64)
+
+    def _strongest(
+        self, items: NDArray[np.int64], others: NDArray[np.int64], counts: NDArray[np.float64], kept: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        order = np.lexsort((others, -counts, items))
+        items, others, counts = items[order], others[order], counts[order]
+        lengths = np.bincount(items, minlength=self.item_count)
+        begins = np.cumsum(lengths) - lengths
+        strong = np.arange(len(items)) - begins[items] < kept
+        items, others, counts = items[strong], others[strong], counts[strong]
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, kept))]).astype(np.int64)
+        shares = counts / (self.clicks[items] + PRIOR_CLICKS)
+        return offsets, others.astype(np.int32), shares.astype(np.float32)
