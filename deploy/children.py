@@ -1,7 +1,7 @@
 """Processes of ours that a command starts and ends: their settings, their logs, their health."""
 
-import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +38,7 @@ class Child:
         *,
         cores: Sequence[int] | None = None,
     ) -> None:
+        self._name = arguments[0]
         self._command = [sys.executable, "-m", "deploy", *arguments]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environment = inherited | {PREFIX + name: value for name, value in settings.items()}
@@ -82,9 +83,7 @@ class Child:
         """
         status = self.exit_status()
         if status is not None:
-            raise ChildError(
-                f"`nextclick {self._command[3]}` ended with status {status}; its log ends:\n{self.log_tail()}"
-            )
+            raise ChildError(f"`nextclick {self._name}` ended with status {status}: {self.last_words()}")
 
     def wait_until_ready(self, address: str, deadline_s: float) -> None:
         """Wait until `/readyz` at `address` answers 200.
@@ -96,21 +95,22 @@ class Child:
         while not _is_ready(address):
             self.check()
             if time.monotonic() > deadline:
-                name = self._command[3]
                 raise ChildError(
-                    f"`nextclick {name}` is not ready after {deadline_s:g} s; its log ends:\n{self.log_tail()}"
+                    f"`nextclick {self._name}` is not ready after {deadline_s:g} s; it said last: {self.last_words()}"
                 )
             time.sleep(POLL_S)
 
     def stop(self) -> int:
         """Ask it to end (SIGTERM), kill it when it does not, and return its exit status."""
         assert self._process is not None  # started
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
         try:
             status = self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            status = self.kill()
+            return self.kill()
+        except BaseException:
+            self.kill()  # Ctrl-C again: whoever asks twice is in a hurry
+            raise
         self._end_guard()
         return status
 
@@ -131,6 +131,14 @@ class Child:
         """Return the last lines of its output."""
         lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES:])
+
+    def last_words(self) -> str:
+        """Return what the last line of its log says, the error where the line has one."""
+        line = self.log_tail().rpartition("\n")[2]
+        try:
+            return str(json.loads(line)["error"])
+        except (ValueError, TypeError, KeyError):
+            return line or "none"
 
     def cpu_s(self) -> float:
         """Return the processor time that it has used, user and system, in seconds."""

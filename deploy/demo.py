@@ -1,6 +1,6 @@
 """The main job in one command: broker, worker, trainer and a stream of clicks, watched from outside."""
 
-import tempfile
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,24 +15,25 @@ from deploy import topics
 from deploy.children import Child
 from deploy.click_generator import generate_clicks
 from deploy.click_oracle import best_possible
-from deploy.local_broker import BROKER_KINDS, start_broker
+from deploy.errors import ChildError
+from deploy.guard import temporary_folder
+from deploy.local_broker import start_broker
 from deploy.observer import K, Observer, View
 from deploy.ports import free_port
 from deploy.replay import Pace, replay
-from deploy.settings import Settings
+from deploy.settings import HttpSettings, Settings, as_environment
 from deploy.shop import Shop, ShopSettings
 from model.clicks import ClickTable
+from stream.settings import Topics
 
 READY_DEADLINE_S = 60.0
 # After the last click, how long its answer may take before the demo says that answers are missing.
 DRAIN_DEADLINE_S = 30.0
 LOOK_S = 0.25
 # Small rounds, so that a minute shows several; a shop with more clicks takes the trainer's own defaults.
-TRAINER_SETTINGS = {
-    "TRAINER__FIRST_ROUND_CLICKS": "10000",
-    "TRAINER__ROUND_CLICKS": "20000",
-    "TRAINER__ROUND_INTERVAL_S": "3600",
-}
+TRAINER_SETTINGS = {"first_round_clicks": 10_000, "round_clicks": 20_000, "round_interval_s": 3600.0}
+# What a broker that runs already is to be used as.
+RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DemoOptions:
     """What the demo is asked for.
 
     Attributes:
-        broker: `embedded`, `kafka`, or HOST:PORT of one that runs.
+        broker: `embedded`, `kafka`, or `running` for the one that the settings name.
         clicks: What is replayed.
         rate: Clicks per second.
         best_recall: Best possible Recall@20 on these clicks, where it is known.
@@ -85,7 +86,8 @@ class Demo:
 
     Args:
         options: What is asked for.
-        settings: Names of topics, partitions and the like; the demo's own settings for its processes win.
+        settings: Of broker, worker and trainer; registry, data directory, ports and times of rounds are the demo's own.
+            On a broker that runs already the topics and the group are too, and the topics are deleted at the end.
     """
 
     def __init__(self, options: DemoOptions, settings: Settings) -> None:
@@ -109,42 +111,58 @@ class Demo:
         self._stack.close()
 
     def _start(self) -> None:
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-demo-")))
-        bootstrap = self._stack.enter_context(self._broker(folder))
-        self.addresses = Addresses(bootstrap, f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
-        shared = {
-            "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "REGISTRY": str(folder / "registry"),
-            "PARTITIONS": str(self._settings.partitions),
-            "HTTP__WORKER_PORT": self.addresses.worker.rpartition(":")[2],
-            "HTTP__TRAINER_PORT": self.addresses.trainer.rpartition(":")[2],
-            "LOG_FORMAT": "json",
-        }
-        worker_settings = shared | {"WORKER__DATA_DIR": str(folder / "worker")}
-        if self._options.broker == "embedded":
-            # It answers a fetch without records only after the whole wait, whatever arrives meanwhile.
-            worker_settings["WORKER__FETCH_MAX_WAIT_MS"] = "5"
-        self._worker = self._child(["worker"], worker_settings, folder / "worker.log")
-        self._trainer = self._child(["trainer"], shared | TRAINER_SETTINGS, folder / "trainer.log")
+        folder = self._stack.enter_context(temporary_folder("nextclick-demo-"))
+        self._settings = settings = self._own_settings(folder)
+        bootstrap = self._stack.enter_context(self._broker(settings, folder))
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap})
+        settings = settings.model_copy(update={"kafka": kafka})
+        self.addresses = Addresses(
+            bootstrap, f"127.0.0.1:{settings.http.worker_port}", f"127.0.0.1:{settings.http.trainer_port}"
+        )
+        self._worker = self._child("worker", settings, folder)
+        self._trainer = self._child("trainer", settings, folder)
         self._worker.wait_until_ready(self.addresses.worker, READY_DEADLINE_S)
         self._trainer.wait_until_ready(self.addresses.trainer, READY_DEADLINE_S)
-        self._connection = {"bootstrap.servers": bootstrap}
-        self._observer = Observer(self._connection, self._settings.topics, self._settings.worker.idle_ms)
+        self._connection = kafka.librdkafka_options()
+        self._observer = Observer(self._connection, settings.topics, settings.worker.idle_ms)
         self._observer.start()
         self._stack.callback(self._observer.stop)
 
+    def _own_settings(self, folder: Path) -> Settings:
+        given = self._settings
+        worker: dict[str, Any] = {"data_dir": folder / "worker", "instance_id": None}
+        own: dict[str, Any] = {
+            "registry": str(folder / "registry"),
+            "log_format": "json",
+            "http": HttpSettings(worker_port=free_port(), trainer_port=free_port()),
+            "trainer": given.trainer.model_copy(update=TRAINER_SETTINGS),
+        }
+        if self._options.broker == "embedded":
+            # It answers a fetch without records only after the whole wait, whatever arrives meanwhile.
+            worker["fetch_max_wait_ms"] = 5
+        if self._options.broker == RUNNING:
+            # Whatever else it is used for, the demo's versions must not serve there.
+            name = worker["app_id"] = f"nextclick-demo-{secrets.token_hex(3)}"
+            own["topics"] = Topics(**{topic: f"{name}-{topic}" for topic in Topics.model_fields})
+        own["worker"] = given.worker.model_copy(update=worker)
+        return given.model_copy(update=own)
+
     @contextmanager
-    def _broker(self, folder: Path) -> Iterator[str]:
-        if self._options.broker not in BROKER_KINDS:
-            connection = {"bootstrap.servers": self._options.broker}
-            topics.create(self._settings.topic_plan(), connection)
-            yield self._options.broker
+    def _broker(self, settings: Settings, folder: Path) -> Iterator[str]:
+        plan = settings.topic_plan()
+        if self._options.broker == RUNNING:
+            kafka = settings.kafka
+            topics.create(plan, kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
+            try:
+                yield kafka.bootstrap_servers
+            finally:
+                topics.delete(plan, kafka.librdkafka_options())
             return
-        with start_broker(self._options.broker, self._settings.topic_plan(), folder / "kafka") as broker:
+        with start_broker(self._options.broker, plan, folder / "kafka") as broker:
             yield broker.bootstrap
 
-    def _child(self, arguments: list[str], settings: dict[str, str], log_path: Path) -> Child:
-        child = Child(arguments, settings, log_path).start()
+    def _child(self, name: str, settings: Settings, folder: Path) -> Child:
+        child = Child([name], as_environment(settings), folder / f"{name}.log").start()
         self._stack.callback(child.stop)
         return child
 
@@ -158,7 +176,7 @@ class Demo:
             The last look.
 
         Raises:
-            ChildError: The worker or the trainer ended.
+            ChildError: The worker or the trainer ended, or clicks were not answered in time.
             ReplayError: Clicks could not be produced.
         """
         started_s = time.monotonic()
@@ -172,9 +190,13 @@ class Demo:
             )
             show(view)
             if not producer.is_alive():
-                answered_by_s = min(answered_by_s, time.monotonic() + DRAIN_DEADLINE_S)
-                if view.seen.answers + view.seen.dead_letters >= total or time.monotonic() > answered_by_s:
+                if view.seen.answers + view.seen.dead_letters >= total:
                     return view
+                answered_by_s = min(answered_by_s, time.monotonic() + DRAIN_DEADLINE_S)
+                if time.monotonic() > answered_by_s:
+                    raise ChildError(
+                        f"{view.seen.answers} of {total} clicks were answered {DRAIN_DEADLINE_S:g} s after the last"
+                    )
             if self._error:
                 raise self._error
             self._worker.check()

@@ -1,6 +1,10 @@
-"""A child must not outlive us, not even when we are killed with SIGKILL and can do nothing about it."""
+"""Nothing of ours must outlive us, not even when we are killed with SIGKILL and can do nothing about it."""
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class Guard:
@@ -11,15 +15,33 @@ class Guard:
     """
 
     def __init__(self, pid: int) -> None:
-        self._shell = subprocess.Popen(  # noqa: S603 - constants and a number
-            ["/bin/sh", "-c", 'read -r _; kill -9 "$0"', str(pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._shell = _shell_at_our_end('kill -9 "$0"', str(pid))
 
     def end(self) -> None:
-        """Let the process be; it has ended by itself."""
+        """Let it be; it has ended, or is gone, by itself."""
         self._shell.kill()
         self._shell.communicate()
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Give a new folder that is gone after the `with` block; so it is, a little later, when we are killed inside."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+        # The processes that write to it are killed too, by guards of their own.
+        shell = _shell_at_our_end('sleep 1; rm -rf -- "$0"', name)
+        try:
+            yield Path(name)
+        finally:
+            shell.kill()
+            shell.communicate()
+
+
+def _shell_at_our_end(action: str, subject: str) -> "subprocess.Popen[bytes]":
+    """Start a shell that runs `action`, whose `$0` is `subject`, when we are gone."""
+    return subprocess.Popen(  # noqa: S603 - constants, and a number or a path that is never parsed
+        ["/bin/sh", "-c", f"read -r _; {action}", subject],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )

@@ -88,6 +88,7 @@ class View:
 class _SessionSeen:
     answer: Recommendation
     items: list[str]
+    event_ms: int
 
 
 @dataclass
@@ -143,11 +144,9 @@ class Scoreboard:
 
     def _score(self, answer: Recommendation) -> None:
         session = self._sessions.get(answer.session_id)
-        clicked = answer.click.item_id
-        if session is None or not continues_session(
-            session.answer.click.timestamp, answer.click.timestamp, self.idle_ms
-        ):
-            self._sessions[answer.session_id] = _SessionSeen(answer, [clicked])
+        clicked, event_ms = answer.click.item_id, answer.click.timestamp
+        if session is None or not continues_session(session.event_ms, event_ms, self.idle_ms):
+            self._sessions[answer.session_id] = _SessionSeen(answer, [clicked], event_ms)
             return
         hit, popular_hit = clicked in session.answer.items[:K], clicked in self._popular
         score = self.versions[session.answer.model_version]
@@ -156,6 +155,7 @@ class Scoreboard:
         score.popularity_hits += popular_hit
         self._recent.append((hit, popular_hit))
         session.answer = answer
+        session.event_ms = max(session.event_ms, event_ms)
         session.items.append(clicked)
         self.sample = (session.items[-4:], answer)
 

@@ -136,7 +136,7 @@ class _Replay:
             raise ReplayError(f"topic {topic} does not exist: create it first (nextclick topics create)")
 
     def produce(self, table: ClickTable, pace: Pace, on_progress: Callable[[int], None], stop: threading.Event) -> int:
-        """Hand clicks over as they become due and return how many it was."""
+        """Hand clicks over as they become due and return how many it was; the first failed delivery ends it."""
         due_s = pace.due_s(table.timestamp_ms)
         # The clock starts when the first click has arrived: getting a producer id may take half a second, in which
         # clicks would queue here and look like latency of whoever answers them.
@@ -145,7 +145,7 @@ class _Replay:
         if self._errors:
             return produced
         started = reported = time.monotonic()
-        while produced < len(table) and not stop.is_set():
+        while produced < len(table) and not stop.is_set() and not self._errors:
             elapsed_s = time.monotonic() - started
             due = int(np.searchsorted(due_s, elapsed_s, side="right"))
             if due == produced:

@@ -1,14 +1,18 @@
 """Every setting of every process, read once from the environment; the packages own their fields, this file reads."""
 
+import difflib
+import json
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import reduce
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.errors import SettingsError
@@ -17,6 +21,10 @@ from stream.settings import Topics, WorkerSettings
 from trainer.settings import TrainerSettings
 
 PREFIX = "NEXTCLICK_"
+NOTHING = "none"
+# Variables that the tests of this repository read.
+NOT_SETTINGS = {f"{PREFIX}{name}" for name in ("TEST_DATA", "KAFKA_LIBS", "REQUIRE_KAFKA")}
+ADDRESSES = re.compile(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*")
 Port = Annotated[int, Ge(0), Le(65535)]
 
 
@@ -29,14 +37,22 @@ class KafkaSettings(BaseModel):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="encryption and authentication of the connection"
     )
-    ssl_ca_file: Path | None = Field(None, description="certificates to trust; none: the system's")
-    ssl_certificate_file: Path | None = Field(None, description="this client's certificate (mutual TLS)")
-    ssl_key_file: Path | None = Field(None, description="the key of that certificate")
+    ssl_ca_file: FilePath | None = Field(None, description="certificates to trust; none: the system's")
+    ssl_certificate_file: FilePath | None = Field(None, description="this client's certificate (mutual TLS)")
+    ssl_key_file: FilePath | None = Field(None, description="the key of that certificate")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "SCRAM-SHA-512", description="how to log in, with a SASL protocol"
     )
     sasl_username: str | None = Field(None, description="who logs in")
     sasl_password: SecretStr | None = Field(None, description="the password of that user")
+    timeout_s: Annotated[float, Gt(0)] = Field(15.0, description="longest wait of a command for one answer (seconds)")
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _are_addresses(cls, servers: str) -> str:
+        if not ADDRESSES.fullmatch(servers):
+            raise ValueError("expected HOST:PORT, several separated by commas")
+        return servers
 
     def aiokafka_options(self) -> dict[str, Any]:
         """Return keyword arguments for aiokafka clients."""
@@ -45,10 +61,7 @@ class KafkaSettings(BaseModel):
             "security_protocol": self.security_protocol,
         }
         if self.security_protocol.endswith("SSL"):
-            context = ssl.create_default_context(cafile=self.ssl_ca_file)
-            if self.ssl_certificate_file:
-                context.load_cert_chain(self.ssl_certificate_file, self.ssl_key_file)
-            options["ssl_context"] = context
+            options["ssl_context"] = self._ssl_context()
         if self.security_protocol.startswith("SASL"):
             options["sasl_mechanism"] = self.sasl_mechanism
             options["sasl_plain_username"] = self.sasl_username
@@ -76,6 +89,16 @@ class KafkaSettings(BaseModel):
             }
         return options
 
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_ca_file)
+            if self.ssl_certificate_file:
+                context.load_cert_chain(self.ssl_certificate_file, self.ssl_key_file)
+        except OSError as error:
+            names = ", ".join(f"{PREFIX}KAFKA__SSL_{name}_FILE" for name in ("CA", "CERTIFICATE", "KEY"))
+            raise SettingsError(f"a file for TLS cannot be used ({error}): look at {names}") from error
+        return context
+
     def _password(self) -> str:
         if self.sasl_username is None or self.sasl_password is None:
             raise SettingsError(
@@ -101,6 +124,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
+        env_parse_none_str=NOTHING,
         frozen=True,
         extra="forbid",
         nested_model_default_partial_update=True,
@@ -118,7 +143,17 @@ class Settings(BaseSettings):
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
 
     def topic_plan(self) -> TopicPlan:
-        """Return the topics that this deployment needs."""
+        """Return the topics that this deployment needs.
+
+        Raises:
+            SettingsError: They cannot be told apart, or would forget sessions before these end.
+        """
+        try:
+            return self._topic_plan()
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}TOPICS__…: {error}") from error
+
+    def _topic_plan(self) -> TopicPlan:
         return TopicPlan(
             app=self.worker.app_id,
             clicks=self.topics.clicks,
@@ -137,45 +172,102 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: A value is wrong, or a variable with our prefix names no setting.
     """
-    known = {setting.variable for setting in describe(Settings.model_construct())}
-    for name in os.environ:
-        if (
-            name.startswith(PREFIX)
-            and name not in known
-            and not name.startswith((f"{PREFIX}TEST_", f"{PREFIX}KAFKA_LIBS"))
-        ):
-            raise SettingsError(f"{name} names no setting; `nextclick settings` lists them all")
+    fields = {_variable(path): field for path, field in _fields(Settings)}
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX) and name not in fields.keys() | NOT_SETTINGS:
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
+            advice = f"did you mean {close[0]}?" if close else "unset it; `nextclick settings` lists those there are"
+            raise SettingsError(f"{name} names no setting; {advice}")
+        if name in fields and isinstance(fields[name].default, tuple) and not _is_list(value):
+            raise SettingsError(f"{name}: expected a list such as [64] or [128,64], got {value!r}")
     try:
         return Settings()
     except ValidationError as error:
-        faults = "; ".join(
-            f"{PREFIX}{'__'.join(map(str, fault['loc'])).upper()}: {fault['msg']}, got {fault['input']!r}"
-            for fault in error.errors()
-        )
-        raise SettingsError(faults) from error
+        raise SettingsError(faults(error)) from error
+
+
+def _is_list(value: str) -> bool:
+    try:
+        return isinstance(json.loads(value or "[]"), list)
+    except ValueError:
+        return False
+
+
+def faults(error: ValidationError) -> str:
+    """Return what is wrong with which variables; a group's contents, which may hold a password, are not shown."""
+    return "; ".join(
+        f"{_variable(tuple(map(str, fault['loc'])))}: {fault['msg'].removeprefix('Value error, ')}"
+        + ("" if isinstance(fault["input"], dict) else f", got {fault['input']!r}")
+        for fault in error.errors()
+    )
+
+
+def _fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Yield the path and the declaration of every setting."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _fields(kind, (*above, name))
+        else:
+            yield (*above, name), field
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(path).upper()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as an operator sees it."""
+    """One setting as an operator sees it.
+
+    Attributes:
+        name: Such as `worker.top_k`.
+        variable: Such as `NEXTCLICK_WORKER__TOP_K`.
+        value: As plain JSON; a password is replaced by asterisks.
+        source: `environment` or `default`.
+        description: What it means.
+        is_secret: Whether `value` is hidden.
+    """
 
     name: str
     variable: str
-    value: str
+    value: Any
     source: str
     description: str
+    is_secret: bool
+
+    @property
+    def text(self) -> str:
+        """The value as the variable's text."""
+        return _as_text(self.value)
 
 
-def describe(settings: BaseModel, prefix: str = "") -> Iterator[Setting]:
+def describe(settings: Settings) -> Iterator[Setting]:
     """Yield every setting with its value, secrets hidden, and where the value came from."""
-    for name, field in type(settings).model_fields.items():
-        value = (
-            getattr(settings, name, None) if name in settings.__dict__ else field.get_default(call_default_factory=True)
+    plain = settings.model_dump(mode="json")
+    for path, field in _fields(type(settings)):
+        yield Setting(
+            name=".".join(path),
+            variable=_variable(path),
+            value=reduce(lambda group, name: group[name], path, plain),
+            source="environment" if os.environ.get(_variable(path)) else "default",
+            description=field.description or "",
+            is_secret=isinstance(reduce(getattr, path, settings), SecretStr),
         )
-        path = f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            yield from describe(value, f"{path}.")
-            continue
-        variable = PREFIX + path.replace(".", "__").upper()
-        source = "environment" if variable in os.environ else "default"
-        yield Setting(path, variable, "" if value is None else str(value), source, field.description or "")
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables, without their prefix, that give another process these settings, passwords included."""
+    secrets = {
+        _variable(path): value.get_secret_value()
+        for path, _ in _fields(type(settings))
+        if isinstance(value := reduce(getattr, path, settings), SecretStr)
+    }
+    texts = {setting.variable: setting.text for setting in describe(settings)}
+    return {variable.removeprefix(PREFIX): text for variable, text in (texts | secrets).items()}
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,5 +1,6 @@
 """Which topics the system needs, and how they are made and checked. Nothing else creates a topic."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _UNLIMITED_MS: Final = -1
 _CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
 # How librdkafka's mock cluster names itself; it answers neither CreateTopics nor DescribeConfigs.
 _EMBEDDED_CLUSTER: Final = "mockCluster"
+# A dead letter is a record of the clicks topic, at most Kafka's usual 1 MiB, with headers on top.
+_DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 _ANSWER_DEADLINE_S: Final = 15.0
 _POLL_S: Final = 0.05
 
@@ -36,6 +39,7 @@ class Topic:
     cleanup_policy: CleanupPolicy
     retention_ms: int | None = None
     segment_bytes: int | None = None
+    message_bytes: int | None = None
 
     def settings(self) -> dict[str, str]:
         """Kafka's settings for this topic."""
@@ -44,6 +48,8 @@ class Topic:
             settings["retention.ms"] = str(self.retention_ms)
         if self.segment_bytes is not None:
             settings["segment.bytes"] = str(self.segment_bytes)
+        if self.message_bytes is not None:
+            settings["max.message.bytes"] = str(self.message_bytes)
         return settings
 
 
@@ -100,7 +106,13 @@ class TopicPlan:
         return (
             Topic(self.clicks, self.partitions, "delete", self.clicks_retention_ms),
             Topic(self.recommendations, self.partitions, "delete", self.recommendations_retention_ms),
-            Topic(self.dead_letters, self.partitions, "delete", self.dead_letters_retention_ms),
+            Topic(
+                self.dead_letters,
+                self.partitions,
+                "delete",
+                self.dead_letters_retention_ms,
+                message_bytes=_DEAD_LETTER_BYTES,
+            ),
             Topic(
                 self.sessions_changelog,
                 self.partitions,
@@ -127,6 +139,14 @@ class TopicReport:
     def is_as_planned(self) -> bool:
         """Whether nothing differs."""
         return not self.differences
+
+    def require(self) -> None:
+        """Raise TopicError unless everything is as planned."""
+        if self.differences:
+            raise TopicError(
+                f"topics differ from the plan: {'; '.join(self.differences)}; `nextclick topics create` makes missing"
+                " ones, NEXTCLICK_PARTITIONS is the planned number of partitions"
+            )
 
 
 def create(plan: TopicPlan, options: Mapping[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S) -> list[str]:
@@ -191,18 +211,25 @@ def check(plan: TopicPlan, options: Mapping[str, Any], *, deadline_s: float = _A
     return TopicReport(tuple(differences))
 
 
-def require(plan: TopicPlan, options: Mapping[str, Any]) -> None:
-    """Refuse to go on without the topics: a worker without its changelog would stay up and answer nothing.
+def require(plan: TopicPlan, options: Mapping[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S) -> None:
+    """Raise TopicError unless all is as planned: a worker without its changelog would stay up and answer nothing."""
+    check(plan, options, deadline_s=deadline_s).require()
 
-    Raises:
-        TopicError: The cluster did not answer, or differs from the plan.
-    """
-    report = check(plan, options)
-    if not report.is_as_planned:
-        raise TopicError(
-            f"topics differ from the plan: {'; '.join(report.differences)}; `nextclick topics create` makes missing"
-            " ones, NEXTCLICK_PARTITIONS is the planned number of partitions"
-        )
+
+def partitions_of(name: str, options: Mapping[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S) -> list[int]:
+    """Return the partitions of one topic, or raise TopicError: no answer, or no such topic."""
+    cluster = _describe_cluster(AdminClient({"log_level": 0, **options}), options, deadline_s)
+    if name not in cluster.topics:
+        raise TopicError(f"there is no topic {name}; make it with `nextclick topics create`")
+    return sorted(cluster.topics[name].partitions)
+
+
+def delete(plan: TopicPlan, options: Mapping[str, Any]) -> None:
+    """Delete the topics of the plan, with their records, as far as the cluster lets us."""
+    client = AdminClient({"log_level": 0, **options})
+    for answer in client.delete_topics(list(plan.partition_counts()), request_timeout=_ANSWER_DEADLINE_S).values():
+        with contextlib.suppress(KafkaException):
+            answer.result()
 
 
 def _describe_cluster(client: AdminClient, options: Mapping[str, Any], deadline_s: float) -> ClusterMetadata:

@@ -2,68 +2,59 @@
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import click
 from rich.live import Live
 
-from deploy.commands.options import json_option, notes, output, settings_with, show_json
-from deploy.demo import Demo, DemoOptions, DemoView, generated_clicks, summary
+from deploy.commands.options import ClickFile, click_file, json_option, notes, output, settings_with, show_json
+from deploy.demo import RUNNING, Demo, DemoOptions, DemoView, generated_clicks, summary
 from deploy.demo_screen import screen, show_end
-from deploy.logs import configure_logs
-from model.clicks import read_clicks
+from deploy.local_broker import BROKER_KINDS
+from model.clicks import ClickTable
 
 DEFAULT_SECONDS = 75.0
+# A day at the default rate, and more than a machine that one demos on can keep up with.
+MOST_SECONDS = 86_400.0
+MOST_RATE = 1_000_000.0
 
 
 @click.command(epilog="Example: nextclick demo --clicks clicks.parquet --json")
-@click.option("--clicks", "file", type=click.Path(path_type=Path), help="Replay this file instead of made-up clicks.")
-@click.option("--session-column", default="session_id", show_default=True, help="Column of session ids.")
-@click.option("--item-column", default="item_id", show_default=True, help="Column of item ids.")
-@click.option("--time-column", default="timestamp", show_default=True, help="Column of event times.")
-@click.option("--seconds", type=click.FloatRange(min=1), help="How long to produce clicks; 75, or the whole file.")
-@click.option("--rate", type=click.FloatRange(min=1), default=1000.0, show_default=True, help="Clicks per second.")
+@click_file("--clicks", help="Replay this file (parquet, csv or tsv) instead of made-up clicks.")
+@click.option("--seconds", type=click.FloatRange(1, MOST_SECONDS), help="How long to produce; 75, or the whole file.")
+@click.option(
+    "--rate", type=click.FloatRange(1, MOST_RATE), default=1000.0, show_default=True, help="Clicks per second."
+)
 @click.option(
     "--broker",
     default="embedded",
     show_default=True,
     metavar="embedded|kafka|HOST:PORT",
-    help="embedded needs nothing; kafka needs Java 17 and Maven; or one that runs.",
+    help="embedded needs nothing; kafka needs Java 17 and Maven; or one that runs, with topics of the demo's own.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the made-up clicks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the made-up clicks.")
 @json_option
-def demo(
-    file: Path | None,
-    session_column: str,
-    item_column: str,
-    time_column: str,
-    seconds: float | None,
-    rate: float,
-    broker: str,
-    seed: int,
-    *,
-    as_json: bool,
-) -> None:
+def demo(file: ClickFile | None, seconds: float | None, rate: float, broker: str, seed: int, *, as_json: bool) -> None:
     """Run the main job here and now: clicks in, recommendations out, weights learned and swapped meanwhile."""
-    settings = settings_with()
-    configure_logs("console", "ERROR")
-    best_recall = None
-    if file:
-        table = read_clicks(
-            file, session_column=session_column, item_column=item_column, time_column=time_column
-        ).in_time_order()
-        table = table.slice(0, int(rate * seconds)) if seconds else table
-    else:
-        table, best_recall = generated_clicks(int(rate * (seconds or DEFAULT_SECONDS)), seed)
+    settings = settings_with(broker=None if broker in BROKER_KINDS else broker)
+    table, best_recall = _clicks(file, seconds, rate, seed)
     signal.signal(signal.SIGTERM, _interrupt)
-    notes.print(f"starting a broker ({broker}), a worker and a trainer …")
-    with Demo(DemoOptions(broker, table, rate, best_recall), settings) as running:
+    notes.print(f"starting a worker and a trainer on a broker ({broker}) …", highlight=False)
+    kind = broker if broker in BROKER_KINDS else RUNNING
+    with Demo(DemoOptions(kind, table, rate, best_recall), settings) as running:
         view = _watch(running)
         if as_json:
             show_json(summary(view))
         else:
             show_end(output, view, running.addresses)
+
+
+def _clicks(file: ClickFile | None, seconds: float | None, rate: float, seed: int) -> tuple[ClickTable, float | None]:
+    """Return what is replayed, and the best Recall@20 that is possible on it where that is known."""
+    if file is None:
+        return generated_clicks(int(rate * (seconds or DEFAULT_SECONDS)), seed)
+    table = file.read().in_time_order()
+    return (table.slice(0, int(rate * seconds)) if seconds else table), None
 
 
 def _watch(running: Demo) -> DemoView:
@@ -81,7 +72,7 @@ def _log_swaps() -> Callable[[DemoView], None]:
         for score in view.seen.versions:
             if score.version not in known:
                 known.add(score.version)
-                notes.print(f"{view.elapsed_s:6.1f} s  {score.version} answers")
+                notes.print(f"{view.elapsed_s:6.1f} s  {score.version} answers", highlight=False)
 
     return show
 

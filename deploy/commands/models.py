@@ -1,32 +1,43 @@
 """Versions: what there is, what serves, and choosing another."""
 
 import asyncio
+import json
 import time
-from datetime import UTC, datetime
 
 import click
 import msgspec
 
-from deploy.commands.kafka import table_of
-from deploy.commands.options import broker_option, json_option, output, registry_option, settings_with, show_json
+from deploy import topics
+from deploy.commands.options import (
+    broker_option,
+    json_option,
+    open_registry,
+    output,
+    registry_option,
+    settings_with,
+    show_json,
+    table_of,
+)
 from deploy.settings import Settings
 from model.announcements import Action, Announcement
-from model.errors import UnknownVersionError
-from model.registry import Registry
+from model.errors import DamagedVersionError, UnknownVersionError
+from model.registry import Manifest, Registry
 from trainer.announcer import KafkaAnnouncer
 
-SHOWN_METRICS = ("candidate_recall@20", "candidate_mrr@20")
+# What the gate measured of the candidate, and of what it had to match.
+SHOWN_METRICS = ("recall@20", "mrr@20")
 
 
-@click.group()
+@click.group(epilog="Example: nextclick models list")
 def models() -> None:
     """List versions and say which one serves."""
 
 
 def _announcer(settings: Settings) -> KafkaAnnouncer:
-    return KafkaAnnouncer(
-        settings.kafka.aiokafka_options(), settings.topics.models, timeout_s=settings.trainer.kafka_timeout_s
-    )
+    """Return what speaks to the models topic, once it is known to be there: aiokafka says less well what is wrong."""
+    kafka = settings.kafka
+    topics.partitions_of(settings.topics.models, kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
+    return KafkaAnnouncer(kafka.aiokafka_options(), settings.topics.models, timeout_s=kafka.timeout_s)
 
 
 def _serving(settings: Settings) -> str | None:
@@ -39,63 +50,98 @@ def _serving(settings: Settings) -> str | None:
 @registry_option
 @json_option
 def list_versions(broker: str | None, registry: str | None, *, as_json: bool) -> None:
-    """List the versions in the registry, oldest first, and mark the one that serves."""
+    """List the versions in the registry, oldest first, and mark the one that serves.
+
+    Recall@20 and MRR@20 are those of the gate, on clicks that the version had not seen.
+    """
     settings = settings_with(broker=broker, registry=registry)
-    versions = Registry(settings.registry)
+    versions = open_registry(settings)
     serving = _serving(settings)
-    manifests = [versions.manifest(version) for version in versions.versions()]
+    names = versions.versions()
+    found = [_manifest(versions, name) for name in names]
+    if serving and serving not in names:
+        click.echo(f"{serving} serves, and is not in {settings.registry}: is this the workers' registry?", err=True)
     if as_json:
-        show_json({"serving": serving, "versions": [msgspec.to_builtins(manifest) for manifest in manifests]})
-        return
-    table = table_of(f"versions in {settings.registry}", "serves", "version", "parent", "items", "made", "metrics")
-    for manifest in manifests:
-        table.add_row(
-            "●" if manifest.version == serving else "",
-            manifest.version,
-            manifest.parent or "",
-            f"{manifest.items:,}",
-            f"{datetime.fromtimestamp(manifest.created_at_ms / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}",
-            "  ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items()),
-        )
+        shown = [manifest if isinstance(manifest, dict) else msgspec.to_builtins(manifest) for manifest in found]
+        show_json({"serving": serving, "versions": shown})
+    elif found:
+        click.echo(f"versions in {settings.registry}")
+        _print_table(found, serving)
+    else:
+        click.echo(f"{settings.registry} holds no version yet; the trainer or `nextclick fit` writes the first")
+
+
+def _manifest(versions: Registry, name: str) -> Manifest | dict[str, str]:
+    try:
+        return versions.manifest(name)
+    except DamagedVersionError as error:
+        return {"version": name, "damaged": str(error)}
+
+
+def _print_table(found: list[Manifest | dict[str, str]], serving: str | None) -> None:
+    table = table_of("", "version", "parent", "items", *SHOWN_METRICS)
+    for manifest in found:
+        if isinstance(manifest, dict):
+            table.add_row("✗", manifest["version"], "damaged")
+            continue
+        metrics = [f"{manifest.metrics[name]:.4f}" if name in manifest.metrics else "" for name in SHOWN_METRICS]
+        # The parent stands in the lines above; the end of its name is enough to find it there.
+        parent = f"…{manifest.parent[-8:]}" if manifest.parent else ""
+        mark = "●" if manifest.version == serving else ""
+        table.add_row(mark, manifest.version, parent, f"{manifest.items:,}", *metrics)
     output.print(table)
+    click.echo(f"● serves: {serving}" if serving else "no version serves yet: popularity answers")
 
 
-@models.command(epilog="Example: nextclick models show 20261123T211530Z-1a2b3c")
+@models.command(epilog="Example: nextclick models show 20261123T211530Z-1a2b3c4d")
 @click.argument("version")
 @registry_option
-def show(version: str, registry: str | None) -> None:
-    """Print a version's manifest as JSON, after verifying every file of it."""
-    versions = Registry(settings_with(registry=registry).registry)
+@json_option
+def show(version: str, registry: str | None, *, as_json: bool) -> None:
+    """Print a version's manifest, after verifying every file of it."""
+    versions = open_registry(settings_with(registry=registry))
     versions.load(version, training=True)
-    click.echo(msgspec.json.format(msgspec.json.encode(versions.manifest(version)), indent=2))
+    manifest = msgspec.to_builtins(versions.manifest(version))
+    if as_json:
+        show_json(manifest)
+    else:
+        click.echo(json.dumps(manifest, indent=2))
 
 
-@models.command(epilog="Example: nextclick models promote 20261123T211530Z-1a2b3c")
+@models.command(epilog="Example: nextclick models promote 20261123T211530Z-1a2b3c4d")
 @click.argument("version")
 @broker_option
 @registry_option
-def promote(version: str, broker: str | None, registry: str | None) -> None:
-    """Make VERSION serve."""
-    _announce(version, "promote", broker, registry)
+@json_option
+def promote(version: str, broker: str | None, registry: str | None, *, as_json: bool) -> None:
+    """Make VERSION serve, after verifying it."""
+    settings = settings_with(broker=broker, registry=registry)
+    _announce(version, "promote", settings, as_json=as_json)
 
 
 @models.command(epilog="Example: nextclick models rollback")
 @click.argument("version", required=False)
 @broker_option
 @registry_option
-def rollback(version: str | None, broker: str | None, registry: str | None) -> None:
+@json_option
+def rollback(version: str | None, broker: str | None, registry: str | None, *, as_json: bool) -> None:
     """Make an earlier version serve again: VERSION, or the parent of the one that serves."""
-    _announce(version, "rollback", broker, registry)
-
-
-def _announce(version: str | None, action: Action, broker: str | None, registry: str | None) -> None:
     settings = settings_with(broker=broker, registry=registry)
-    versions = Registry(settings.registry)
-    if version is None:
-        serving = _serving(settings)
-        version = versions.manifest(serving).parent if serving else None
-        if version is None:
-            raise UnknownVersionError("there is no version to roll back to; name one of `nextclick models list`")
+    _announce(version or _parent_of_serving(settings), "rollback", settings, as_json=as_json)
+
+
+def _parent_of_serving(settings: Settings) -> str:
+    serving = _serving(settings)
+    if serving is None:
+        raise UnknownVersionError("no version serves yet, so there is none to roll back to")
+    parent = open_registry(settings).manifest(serving).parent
+    if parent is None:
+        raise UnknownVersionError(f"{serving} serves and has no parent to roll back to; name a version")
+    return parent
+
+
+def _announce(version: str, action: Action, settings: Settings, *, as_json: bool) -> None:
+    announcer, versions = _announcer(settings), open_registry(settings)
     loaded = versions.load(version)
     announcement = Announcement(
         version=version,
@@ -105,5 +151,8 @@ def _announce(version: str | None, action: Action, broker: str | None, registry:
         metrics=loaded.metrics,
         announced_at_ms=time.time_ns() // 1_000_000,
     )
-    asyncio.run(_announcer(settings).announce(announcement))
-    output.print(f"{version} serves from now on")
+    asyncio.run(announcer.announce(announcement))
+    if as_json:
+        show_json({"serving": version, "action": action})
+    else:
+        click.echo(f"{version} serves from now on")

@@ -2,24 +2,26 @@
 
 import secrets
 import time
-from pathlib import Path
 
 import click
 import torch
 
-from deploy.commands.kafka import table_of
 from deploy.commands.options import (
+    ClickFile,
     click_file,
     json_option,
+    open_registry,
     output,
     progress,
     registry_option,
     settings_with,
     show_json,
+    table_of,
 )
-from model.clicks import ClickTable, read_clicks, split_table
+from model.clicks import ClickTable, split_table
+from model.errors import InvalidFileError
 from model.ranking import Ties
-from model.registry import Registry, new_version_name
+from model.registry import new_version_name
 from trainer.evaluate import evaluate as evaluate_version
 from trainer.fit import fit as fit_version
 
@@ -38,36 +40,33 @@ def _split(table: ClickTable, split: str | None) -> tuple[ClickTable, ClickTable
 
 
 @click.command(epilog="Example: nextclick fit clicks.parquet --split days:1 --registry registry")
-@click_file
+@click_file()
 @split_option
 @registry_option
 @json_option
-def fit(
-    file: Path,
-    session_column: str,
-    item_column: str,
-    time_column: str,
-    split: str | None,
-    registry: str | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Train a version from scratch on FILE and write it to the registry; nothing is announced."""
+def fit(file: ClickFile, split: str | None, registry: str | None, *, as_json: bool) -> None:
+    """Train a version from scratch on FILE and write it to the registry; nothing is announced.
+
+    With --split the held-out clicks are left for `nextclick evaluate` with the same --split.
+    """
     settings = settings_with(registry=registry)
-    table = read_clicks(file, session_column=session_column, item_column=item_column, time_column=time_column)
-    train, _ = _split(table, split)
+    versions = open_registry(settings)
+    train, _ = _split(file.read(), split)
     torch.set_num_threads(settings.trainer.threads)
     now_ms = time.time_ns() // 1_000_000
     with progress() as bar:
         task = bar.add_task("mini-batches", total=None)
-        version, report = fit_version(
-            train,
-            settings.trainer,
-            version=new_version_name(now_ms, secrets.token_hex(3)),
-            created_at_ms=now_ms,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    Registry(settings.registry).write(version)
+        try:
+            version, report = fit_version(
+                train,
+                settings.trainer,
+                version=new_version_name(now_ms, secrets.token_hex(4)),
+                created_at_ms=now_ms,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except ValueError as error:
+            raise InvalidFileError(f"{file.path}: {error}") from error
+    versions.write(version)
     if as_json:
         show_json(
             {
@@ -80,18 +79,28 @@ def fit(
             }
         )
     else:
-        output.print(
+        click.echo(
             f"{version.version}: {len(version.vocabulary):,} items, {report.clicks:,} clicks"
             f" in {report.seconds:.1f} s ({report.clicks / report.seconds:,.0f}/s), loss {report.loss:.4f}"
         )
 
 
+def _cutoffs(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        ks = tuple(int(k) for k in text.split(","))
+    except ValueError:
+        ks = ()
+    if not ks or min(ks) < 1:
+        raise click.UsageError(f"--k: expected numbers of at least 1, separated by commas, got {text!r}")
+    return ks
+
+
 @click.command(epilog="Example: nextclick evaluate clicks.parquet --split days:1 --k 5,10,20 --json")
-@click_file
+@click_file()
 @split_option
 @registry_option
 @click.option("--version", "version", help="Which version; the newest in the registry by default.")
-@click.option("--k", "ks", default="5,10,20", show_default=True, help="Cut-offs, separated by commas.")
+@click.option("--k", "ks", default="5,10,20", show_default=True, callback=_cutoffs, help="Cut-offs, with commas.")
 @click.option(
     "--ties",
     type=click.Choice(["conservative", "standard"]),
@@ -101,14 +110,11 @@ def fit(
 )
 @json_option
 def evaluate(
-    file: Path,
-    session_column: str,
-    item_column: str,
-    time_column: str,
+    file: ClickFile,
     split: str | None,
     registry: str | None,
     version: str | None,
-    ks: str,
+    ks: tuple[int, ...],
     ties: Ties,
     *,
     as_json: bool,
@@ -118,32 +124,37 @@ def evaluate(
     Recall@k = HR@k is the share of clicks ranked at most k; MRR@k the mean of 1/rank, 0 beyond k; NDCG@k that of
     1/log2(rank + 1). Clicks on items that the version does not know are left out.
     """
-    try:
-        cutoffs = tuple(int(k) for k in ks.split(","))
-    except ValueError as error:
-        raise click.UsageError(f"--k: expected numbers separated by commas, got {ks!r}") from error
     settings = settings_with(registry=registry)
-    versions = Registry(settings.registry)
+    table = file.read()
+    train, test = _split(table, split)
+    versions = open_registry(settings)
     chosen = version or next(reversed(versions.versions()), None)
     if chosen is None:
-        raise click.UsageError(f"{settings.registry} holds no version; make one with `nextclick fit`")
+        raise click.ClickException(f"{settings.registry} holds no version; `nextclick fit` writes one")
     loaded = versions.load(chosen)
-    table = read_clicks(file, session_column=session_column, item_column=item_column, time_column=time_column)
-    train, test = _split(table, split)
+    if not split:
+        click.echo("no --split: all clicks are measured, also those that the version may have learned from", err=True)
     results = evaluate_version(
         loaded.network,
         loaded.vocabulary,
         train=train,
         test=test,
-        ks=cutoffs,
+        ks=ks,
         ties=ties,
         idle_ms=settings.trainer.idle_ms,
     )
     if as_json:
         show_json({"version": chosen, "ties": ties, "models": results})
-        return
-    names = [name for name in results["gru4rec"] if name != "cases"]
-    table_shown = table_of(f"{chosen}, {results['gru4rec']['cases']:,.0f} next clicks, {ties} ties", "model", *names)
+    else:
+        click.echo(f"{chosen}, {results['gru4rec']['cases']:,.0f} next clicks, {ties} ties")
+        _print_table(results, ks)
+
+
+def _print_table(results: dict[str, dict[str, float]], ks: tuple[int, ...]) -> None:
+    """Print a line for each model and cut-off: the three metrics fit any terminal, whatever the cut-offs."""
+    table = table_of("model", "k", "Recall@k", "MRR@k", "NDCG@k")
     for model, metrics in results.items():
-        table_shown.add_row(model, *(f"{metrics[name]:.4f}" for name in names))
-    output.print(table_shown)
+        for k in ks:
+            figures = [f"{metrics[f'{name}@{k}']:.4f}" for name in ("recall", "mrr", "ndcg")]
+            table.add_row(model, str(k), *figures)
+    output.print(table)

@@ -1,50 +1,102 @@
-"""Options that several commands share, and how their results are shown."""
+"""Options that several commands share, what they stand for, and how results are shown."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from deploy.settings import KafkaSettings, Settings, load_settings
+from deploy.errors import SettingsError
+from deploy.settings import PREFIX, KafkaSettings, Settings, load_settings
+from model.clicks import ClickTable, read_clicks
+from model.errors import InvalidFileError
+from model.registry import Registry
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 # What a person reads while waiting goes to standard error; standard output is the result.
 notes = Console(stderr=True)
 output = Console()
 
 broker_option = click.option(
-    "--broker", metavar="HOST:PORT", help="Kafka's address, instead of NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS."
+    "--broker", metavar="HOST:PORT", help=f"Kafka's address, instead of {PREFIX}KAFKA__BOOTSTRAP_SERVERS."
 )
 registry_option = click.option(
-    "--registry", metavar="URL", help="Where versions are kept, instead of NEXTCLICK_REGISTRY."
+    "--registry", metavar="URL", help=f"Where versions are kept, instead of {PREFIX}REGISTRY."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Make the last line of output one JSON object.")
 
 
-def click_file(command: Command) -> Command:
-    """Add the argument FILE and the names of its columns."""
-    for decorate in (
-        click.option("--time-column", default="timestamp", show_default=True, help="Column of event times."),
-        click.option("--item-column", default="item_id", show_default=True, help="Column of item ids."),
-        click.option("--session-column", default="session_id", show_default=True, help="Column of session ids."),
-        click.argument("file", type=click.Path(path_type=Path)),
-    ):
-        command = decorate(command)
-    return command
+@dataclass(frozen=True)
+class ClickFile:
+    """A file of clicks and the names of its columns."""
+
+    path: Path
+    columns: Mapping[str, str]
+
+    def read(self) -> ClickTable:
+        """Return its clicks in file order.
+
+        Raises:
+            InvalidFileError: There is no such file, or it cannot be read as asked.
+        """
+        if not self.path.exists():
+            raise InvalidFileError(f"{self.path}: there is no such file; check the path")
+        return read_clicks(self.path, **self.columns)
+
+
+def click_file(*name: str, **settings: Any) -> Callable[[Command], Command]:
+    """Add the parameter `file` (a `ClickFile` or None): the argument FILE, or the option described here."""
+
+    def decorate(command: Command) -> Command:
+        @click.option("--session-column", default="session_id", show_default=True, help="Column of session ids.")
+        @click.option("--item-column", default="item_id", show_default=True, help="Column of item ids.")
+        @click.option("--time-column", default="timestamp", show_default=True, help="Column of event times.")
+        @functools.wraps(command)
+        def with_file(file: Path | None, **options: Any) -> Any:
+            columns = {name: options.pop(name) for name in ("session_column", "item_column", "time_column")}
+            return command(file=ClickFile(file, columns) if file else None, **options)
+
+        path = click.Path(path_type=Path)
+        if name:
+            return click.option(*name, "file", type=path, **settings)(with_file)
+        return click.argument("file", type=path)(with_file)
+
+    return decorate
 
 
 def settings_with(*, broker: str | None = None, registry: str | None = None) -> Settings:
     """Read the settings and put a command's own options over them."""
     settings = load_settings()
     if broker:
-        kafka = KafkaSettings.model_validate(settings.kafka.model_dump() | {"bootstrap_servers": broker})
+        try:
+            kafka = KafkaSettings.model_validate(settings.kafka.model_dump() | {"bootstrap_servers": broker})
+        except ValidationError as error:
+            raise click.UsageError(f"--broker: expected HOST:PORT, several by commas, got {broker!r}") from error
         settings = settings.model_copy(update={"kafka": kafka})
     return settings.model_copy(update={"registry": registry}) if registry else settings
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry of these settings; nothing is read yet.
+
+    Raises:
+        SettingsError: No library that is installed understands its URL.
+    """
+    try:
+        return Registry(settings.registry)
+    except (ValueError, ImportError) as error:
+        raise SettingsError(
+            f"the registry {settings.registry!r} cannot be opened: {error}; expected a folder, or a URL such as"
+            " s3://bucket/nextclick with the extra `s3` installed"
+        ) from error
 
 
 def show_json(result: Mapping[str, Any]) -> None:
@@ -52,8 +104,16 @@ def show_json(result: Mapping[str, Any]) -> None:
     click.echo(json.dumps(result))
 
 
+def table_of(*columns: str) -> Table:
+    """Return an empty table for the terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def progress() -> Progress:
-    """Return a progress bar for work of known length, on standard error; it leaves nothing behind."""
+    """Return a progress bar for work of known length, where standard error is a terminal; it leaves nothing behind."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -62,4 +122,5 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=notes,
         transient=True,
+        disable=not notes.is_terminal,
     )

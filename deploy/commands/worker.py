@@ -7,10 +7,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from deploy import topics
-from deploy.commands.options import broker_option, registry_option, settings_with
+from deploy.commands.options import broker_option, json_option, open_registry, registry_option, settings_with, show_json
 from deploy.http_server import HttpServer
-from deploy.logs import configure_logs
-from model.registry import Registry
+from deploy.logs import process_logs
+from deploy.settings import Settings
 from stream.app import build_worker, run_worker
 from stream.metrics import WorkerMetrics
 
@@ -23,22 +23,35 @@ log = structlog.get_logger()
 @broker_option
 @registry_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="RocksDB state of this process, and of it alone.")
-def worker(broker: str | None, registry: str | None, data_dir: Path | None) -> None:
+@json_option
+def worker(broker: str | None, registry: str | None, data_dir: Path | None, *, as_json: bool) -> None:
     """Answer clicks until SIGTERM, which drains and exits with 0.
 
-    Start as many as there are partitions; each needs a data directory of its own.
+    Start as many as there are partitions; each needs a data directory of its own. With --json it says at its end how
+    many clicks it answered.
     """
     settings = settings_with(broker=broker, registry=registry)
-    worker_settings = settings.worker.model_copy(update={"data_dir": data_dir} if data_dir else {})
-    configure_logs(settings.log_format, settings.log_level)
-    topics.require(settings.topic_plan(), settings.kafka.librdkafka_options())
+    if data_dir:
+        settings = settings.model_copy(
+            update={"worker": settings.worker.model_copy(update={"data_dir": data_dir})},
+        )
+    with process_logs(settings.log_format, settings.log_level):
+        answered = _run(settings)
+    if as_json:
+        show_json(answered)
+
+
+def _run(settings: Settings) -> dict[str, int]:
+    """Answer clicks until told to stop, and return how many it was."""
+    kafka = settings.kafka
+    topics.require(settings.topic_plan(), kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
     metrics_registry = CollectorRegistry()
     app, answering = build_worker(
-        settings=worker_settings,
+        settings=settings.worker,
         topics=settings.topics,
         partitions=settings.partitions,
-        kafka_options=settings.kafka.aiokafka_options(),
-        registry=Registry(settings.registry),
+        kafka_options=kafka.aiokafka_options(),
+        registry=open_registry(settings),
         metrics=WorkerMetrics(metrics_registry),
     )
     server = HttpServer(
@@ -49,5 +62,13 @@ def worker(broker: str | None, registry: str | None, data_dir: Path | None) -> N
         port=settings.http.worker_port,
     )
     with server:
-        log.info("worker starts", http=server.address, data_dir=str(worker_settings.data_dir))
-        run_worker(app, worker_settings)
+        log.info("worker starts", http=server.address, data_dir=str(settings.worker.data_dir))
+        run_worker(app, settings.worker)
+    answered = {name: _total(metrics_registry, f"nextclick_{name}_total") for name in ("answers", "dead_letters")}
+    log.info("worker stopped", **answered)
+    return answered
+
+
+def _total(registry: CollectorRegistry, name: str) -> int:
+    samples = (sample for family in registry.collect() for sample in family.samples)
+    return int(sum(sample.value for sample in samples if sample.name == name))

@@ -1,0 +1,119 @@
+"""`nextclick models`: a broker, and a registry of two versions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from model.announcements import SERVING_KEY, Announcement
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.registry import ModelVersion, Registry
+from model.vocabulary import Vocabulary
+from tests.brokers import read_records
+from tests.deploy.command_line import last_json, nextclick
+from tests.deploy.conftest import Site
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A registry with the versions v1 and its child v2."""
+    settings = GRU4RecSettings(embedding_size=4, hidden_sizes=(4,))
+    written = Registry(str(tmp_path / "registry"))
+    for number, (version, parent, items) in enumerate((("v1", None, ["a", "b"]), ("v2", "v1", ["a", "b", "c"]))):
+        network = GRU4Rec.initialised(settings, len(items), torch.Generator().manual_seed(number))
+        metrics = {"recall@20": 0.25 * (number + 1), "loss": 1.0}
+        made = ModelVersion(version, parent, network, Vocabulary(items), metrics=metrics, created_at_ms=1_000 + number)
+        written.write(made)
+    return tmp_path / "registry"
+
+
+def call(site: Site, registry: Path, *arguments: str) -> Result:
+    return nextclick("models", *arguments, **site.settings, REGISTRY=registry)
+
+
+def models(site: Site, registry: Path, *arguments: str) -> dict[str, object]:
+    result = call(site, registry, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return last_json(result.stdout)
+
+
+def test_a_promoted_version_is_announced_and_listed_as_serving(site: Site, registry: Path) -> None:
+    before = models(site, registry, "list")
+    promoted = models(site, registry, "promote", "v2")
+    after = models(site, registry, "list")
+    by_version, serving = read_records(site.bootstrap, site.topic, 2)
+
+    assert (before["serving"], after["serving"]) == (None, "v2")
+    assert promoted == {"serving": "v2", "action": "promote"}
+    assert (by_version.key(), serving.key()) == (b"v2", SERVING_KEY)
+    announced = Announcement.decode(serving.value() or b"")
+    assert announced.sha256 == Registry(str(registry)).manifest_sha256("v2")
+    assert announced.metrics == {"recall@20": 0.5, "loss": 1.0}
+
+
+def test_a_rollback_goes_to_the_parent_of_what_serves_or_to_the_version_named(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v2")
+
+    assert models(site, registry, "rollback") == {"serving": "v1", "action": "rollback"}
+    assert models(site, registry, "rollback", "v2") == {"serving": "v2", "action": "rollback"}
+    assert models(site, registry, "list")["serving"] == "v2"
+
+
+def test_a_rollback_without_anywhere_to_go_says_why(site: Site, registry: Path) -> None:
+    unserved = call(site, registry, "rollback")
+    models(site, registry, "promote", "v1")
+    orphan = call(site, registry, "rollback")
+
+    assert (unserved.exit_code, orphan.exit_code) == (1, 1)
+    assert "no version serves yet" in unserved.stderr
+    assert "v1 serves and has no parent to roll back to" in orphan.stderr
+    assert "`nextclick models list`" in orphan.stderr
+
+
+def test_the_list_fits_eighty_columns_and_marks_what_serves(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v1")
+    result = call(site, registry, "list")
+    lines = result.stdout.splitlines()
+
+    assert lines[0] == f"versions in {registry}"
+    assert max(map(len, lines[1:])) <= 80
+    assert [line.split() for line in lines[2:4]] == [["●", "v1", "2", "0.2500"], ["v2", "…v1", "3", "0.5000"]]
+    assert lines[-1] == "● serves: v1"
+
+
+def test_a_damaged_version_does_not_hide_the_others_and_cannot_be_promoted(site: Site, registry: Path) -> None:
+    (registry / "v2" / "weights.safetensors").write_bytes(b"")
+    (registry / "v3").mkdir()
+    (registry / "v3" / "manifest.json").write_text("{}")
+    listed = call(site, registry, "list")
+    promoted = call(site, registry, "promote", "v2")
+
+    assert listed.exit_code == 0
+    assert [line for line in listed.stdout.splitlines() if "v3" in line and "damaged" in line]
+    assert "v1" in listed.stdout
+    assert promoted.exit_code == 1
+    assert "version v2 is damaged (size)" in promoted.stderr
+    assert models(site, registry, "list")["serving"] is None
+
+
+def test_a_serving_version_that_the_registry_lacks_is_noted(site: Site, registry: Path, tmp_path: Path) -> None:
+    models(site, registry, "promote", "v1")
+    result = call(site, tmp_path / "other", "list")
+
+    assert result.exit_code == 0
+    assert "other holds no version yet" in result.stdout
+    assert "v1 serves, and is not in" in result.stderr
+
+
+def test_a_versions_manifest_is_shown_once_every_file_is_verified(registry: Path) -> None:
+    shown = nextclick("models", "show", "v2", REGISTRY=registry)
+    as_json = nextclick("models", "show", "v2", "--json", REGISTRY=registry)
+    (registry / "v2" / "training.safetensors").write_bytes(b"")
+    damaged = nextclick("models", "show", "v2", REGISTRY=registry)
+
+    assert json.loads(shown.stdout) == last_json(as_json.stdout)
+    assert (json.loads(shown.stdout)["parent"], json.loads(shown.stdout)["items"]) == ("v1", 3)
+    assert damaged.exit_code == 1
+    assert "version v2 is damaged (size)" in damaged.stderr

@@ -1,0 +1,77 @@
+"""`nextclick fit` and `evaluate`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.click_generator import generate_clicks
+from deploy.shop import Shop, ShopSettings
+from model.clicks import Click, ClickTable
+from model.registry import Registry
+from tests.deploy.command_line import last_json, nextclick, write_csv
+
+SMALL = {
+    "TRAINER__EMBEDDING_SIZE": "16",
+    "TRAINER__HIDDEN_SIZES": "[16]",
+    "TRAINER__EPOCHS_FIRST": "2",
+    "TRAINER__NEGATIVE_SAMPLES": "64",
+}
+
+
+def shop_clicks(count: int) -> ClickTable:
+    generator = np.random.default_rng(2)
+    return generate_clicks(Shop(ShopSettings(items=60, categories=6, blocks=1), generator), count, generator)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A file of generated clicks, and a registry with a version that was fitted on all but its last 300 sessions."""
+    folder = tmp_path_factory.mktemp("fitted")
+    file = write_csv(folder / "clicks.csv", list(shop_clicks(6_000).clicks()))
+    result = nextclick("fit", file, "--split", "sessions:300", "--json", REGISTRY=folder / "registry", **SMALL)
+    assert result.exit_code == 0, result.stderr
+    return file, folder / "registry", last_json(result.stdout)["version"]
+
+
+def test_a_fit_writes_a_version_and_announces_nothing(fitted: tuple[Path, Path, str]) -> None:
+    _, registry, version = fitted
+    loaded = Registry(str(registry)).load(version, training=True)
+
+    assert Registry(str(registry)).versions() == [version]
+    assert loaded.parent is None
+    assert loaded.network.settings.embedding_size == 16
+    assert 0 < len(loaded.vocabulary) <= 60
+
+
+def test_an_evaluation_reads_the_newest_version_back_and_it_beats_popularity(fitted: tuple[Path, Path, str]) -> None:
+    file, registry, version = fitted
+    result = nextclick("evaluate", file, "--split", "sessions:300", "--k", "1,5", "--json", REGISTRY=registry)
+    found = last_json(result.stdout)
+
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert (found["version"], found["ties"]) == (version, "conservative")
+    assert found["models"]["gru4rec"]["cases"] == found["models"]["popularity"]["cases"] > 100
+    assert found["models"]["gru4rec"]["recall@5"] > found["models"]["popularity"]["recall@5"] > 0
+    assert found["models"]["gru4rec"]["recall@1"] < found["models"]["gru4rec"]["recall@5"]
+
+
+def test_an_evaluation_fits_eighty_columns_whatever_the_cutoffs(fitted: tuple[Path, Path, str]) -> None:
+    file, registry, version = fitted
+    result = nextclick("evaluate", file, "--k", "1,5,10,20,50", "--version", version, REGISTRY=registry)
+    lines = result.stdout.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(version)
+    assert [line.split()[1] for line in lines if line.startswith("gru4rec")] == ["1", "5", "10", "20", "50"]
+    assert "also those that the version may have learned from" in result.stderr
+
+
+def test_a_fit_on_clicks_that_teach_nothing_says_so(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "clicks.csv", [Click("s", "i", 1_000), Click("t", "i", 1_000)])
+    result = nextclick("fit", file, REGISTRY=tmp_path / "registry")
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("clicks.csv: 2 clicks hold no session of two clicks or more: nothing to learn from\n")
+    assert not (tmp_path / "registry").exists()
