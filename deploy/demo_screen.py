@@ -6,8 +6,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deploy.demo import Addresses, DemoView
+from deploy.demo import DemoView
 
+NEXT_STEPS = (
+    "What to do next:",
+    "  nextclick broker --kind kafka                a broker, where there is none",
+    "  nextclick topics create --broker HOST:PORT   the topics",
+    "  nextclick worker --broker HOST:PORT          answers clicks; metrics on port 9464",
+    "  nextclick trainer --broker HOST:PORT         learns from them; metrics on port 9465",
+    "  nextclick tail --broker HOST:PORT            shows the topic recommendations",
+    'Clicks go to the topic clicks, with the session id as the key: {"session_id": "s1", "item_id": "i1"}',
+)
 SHOWN_ITEMS = 6
 BAR_WIDTH = 30
 
@@ -55,19 +64,17 @@ def _sample(view: DemoView) -> RenderableType:
     )
 
 
-def show_end(console: Console, view: DemoView, addresses: Addresses) -> None:
+def show_end(console: Console, view: DemoView) -> None:
     """Print what happened and what to do next."""
     seen = view.seen
+    p50, p99 = seen.latency_all_ms
     console.print(_versions(view))
-    console.print(
-        f"\n{seen.answers:,} answers to {view.produced:,} clicks, {seen.dead_letters} dead letters;"
-        f" latency p50 {seen.latency_all_ms[0]:.1f} ms, p99 {seen.latency_all_ms[1]:.1f} ms;"
-        f" longest gap between answers {seen.longest_gap_ms:.0f} ms"
+    lines = (
+        "",
+        f"{seen.answers:,} answers to {view.produced:,} clicks, {seen.dead_letters} dead letters",
+        f"latency p50 {p50:.1f} ms, p99 {p99:.1f} ms; longest gap between answers {seen.longest_gap_ms:.0f} ms",
+        "",
+        *NEXT_STEPS,
     )
-    steps = Table.grid(padding=(0, 2))
-    steps.add_row("a broker", "nextclick broker, or your own; then nextclick topics create --broker HOST:PORT")
-    steps.add_row("processes", "nextclick worker --broker HOST:PORT and nextclick trainer --broker HOST:PORT")
-    steps.add_row("produce to", 'topic clicks, key = session id, {"session_id": "s1", "item_id": "i1"}')
-    steps.add_row("subscribe to", "topic recommendations, or nextclick tail --broker HOST:PORT")
-    steps.add_row("metrics", f"http://{addresses.worker}/metrics and http://{addresses.trainer}/metrics (here)")
-    console.print(Panel(steps, title="what to do next", expand=False))
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

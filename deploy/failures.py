@@ -6,13 +6,14 @@ import click
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 
-from deploy.errors import SettingsError
+from deploy.errors import ServerError, SettingsError
 from model.errors import RecommenderError, UnknownVersionError
 from stream.deliveries import DeliveryError
 
 _FORESEEN = (RecommenderError, KafkaError, KafkaException, OSError)
 _WHAT_TO_DO = {
     UnknownVersionError: "`nextclick models list` shows those there are",
+    ServerError: "NEXTCLICK_HTTP__WORKER_PORT and NEXTCLICK_HTTP__TRAINER_PORT name it, and 0 takes a free one",
     DeliveryError: "what is not committed is answered again after a restart; is Kafka running?",
     KafkaError: "is Kafka running, and are address and credentials right?",
     KafkaException: "is Kafka running, and are address and credentials right?",

@@ -7,7 +7,7 @@ from types import FrameType
 import click
 from rich.live import Live
 
-from deploy.commands.options import ClickFile, click_file, json_option, notes, output, settings_with, show_json
+from deploy.commands.options import ClickFile, click_file, json_option, output, settings_with, show_json
 from deploy.demo import RUNNING, Demo, DemoOptions, DemoView, generated_clicks, summary
 from deploy.demo_screen import screen, show_end
 from deploy.local_broker import BROKER_KINDS
@@ -39,14 +39,19 @@ def demo(file: ClickFile | None, seconds: float | None, rate: float, broker: str
     settings = settings_with(broker=None if broker in BROKER_KINDS else broker)
     table, best_recall = _clicks(file, seconds, rate, seed)
     signal.signal(signal.SIGTERM, _interrupt)
-    notes.print(f"starting a worker and a trainer on a broker ({broker}) …", highlight=False)
+    click.echo(f"starting a worker and a trainer on a broker ({broker}) …", err=True)
     kind = broker if broker in BROKER_KINDS else RUNNING
     with Demo(DemoOptions(kind, table, rate, best_recall), settings) as running:
+        where = running.addresses
+        click.echo(
+            f"broker {where.broker}; metrics at http://{where.worker}/metrics and http://{where.trainer}/metrics",
+            err=True,
+        )
         view = _watch(running)
         if as_json:
             show_json(summary(view))
         else:
-            show_end(output, view, running.addresses)
+            show_end(output, view)
 
 
 def _clicks(file: ClickFile | None, seconds: float | None, rate: float, seed: int) -> tuple[ClickTable, float | None]:
@@ -72,7 +77,7 @@ def _log_swaps() -> Callable[[DemoView], None]:
         for score in view.seen.versions:
             if score.version not in known:
                 known.add(score.version)
-                notes.print(f"{view.elapsed_s:6.1f} s  {score.version} answers", highlight=False)
+                click.echo(f"{view.elapsed_s:6.1f} s  {score.version} answers", err=True)
 
     return show
 

@@ -17,7 +17,6 @@ from deploy.commands.options import (
     broker_option,
     click_file,
     json_option,
-    notes,
     output,
     progress,
     settings_with,
@@ -147,21 +146,27 @@ def tail(broker: str | None, count: int | None, *, from_beginning: bool, as_json
     topic, kafka = settings.topics.recommendations, settings.kafka
     found = topics.partitions_of(topic, kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
     start = OFFSET_BEGINNING if from_beginning else OFFSET_END
-    consumer = _consumer(kafka)
+    is_away = threading.Event()
+    consumer = _consumer(kafka, is_away)
     try:
         consumer.assign([TopicPartition(topic, partition, start) for partition in found])
         shown = 0
         while count is None or shown < count:
             message = consumer.poll(POLL_S)
             if message is not None:
+                is_away.clear()
                 shown += _show(message, as_json=as_json)
     finally:
         consumer.close()
 
 
-def _consumer(kafka: KafkaSettings) -> Consumer:
+def _consumer(kafka: KafkaSettings, is_away: threading.Event) -> Consumer:
+    """Return a consumer that says once that Kafka is away; librdkafka reports every attempt to reach it."""
+
     def say(error: KafkaError) -> None:
-        notes.print(f"Kafka is away ({error.str()}); waiting for it", markup=False)
+        if not is_away.is_set():
+            is_away.set()
+            click.echo(f"Kafka is away ({error.str()}); waiting for it", err=True)
 
     own: dict[str, Any] = {
         "group.id": "nextclick-tail",

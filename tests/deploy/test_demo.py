@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 from rich.console import Console
 
-from deploy.demo import Addresses, DemoView
+from deploy.demo import DemoView
 from deploy.demo_screen import screen, show_end
 from deploy.observer import Scoreboard
 from stream.records import AnsweredClick, Recommendation
@@ -95,10 +95,10 @@ def test_the_screen_fits_eighty_columns_and_shows_what_was_seen(console: Console
 
 
 def test_the_end_says_what_happened_and_what_to_do_next(console: Console) -> None:
-    show_end(console, looked_at(), Addresses("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))
+    show_end(console, looked_at())
     text = " ".join(console.export_text().split())
 
     assert "3 answers to 3 clicks, 1 dead letters" in text
     assert "longest gap between answers 1000 ms" in text
-    assert "http://127.0.0.1:2/metrics" in text
     assert "nextclick worker --broker HOST:PORT" in text
+    assert '{"session_id": "s1", "item_id": "i1"}' in text

@@ -1,16 +1,18 @@
 """`nextclick replay`, `tail` and `topics`."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
+from deploy.embedded_kafka import EmbeddedKafka
 from deploy.local_kafka import LocalKafka
 from model.clicks import Click, decode_click
 from stream.records import AnsweredClick, Recommendation, encode_recommendation
 from tests.brokers import read_records
-from tests.deploy.command_line import last_json, nextclick, write_csv
+from tests.deploy.command_line import last_json, nextclick, running, write_csv
 from tests.deploy.conftest import Site
 
 
@@ -97,6 +99,22 @@ def test_a_tail_passes_over_what_is_no_recommendation_and_says_so(site: Site) ->
 
     assert last_json(result.stdout)["session_id"] == "s"
     assert result.stderr == "no recommendation: partition 0, offset 0\n"
+
+
+def test_a_tail_says_once_that_kafka_is_away_and_ends_with_130_when_interrupted(tmp_path: Path) -> None:
+    with EmbeddedKafka({"recommendations": 2}) as broker:
+        settings = {"KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap}
+        with running(tmp_path / "tail", "tail", "--json", "--from-beginning", **settings) as tail:
+            produce_answers(Site(broker.bootstrap, "recommendations"), 1)
+            tail.wait_until(lambda: tail.stdout.count("\n") == 1, "the answer is shown")
+            broker.set_down()
+            tail.wait_until(lambda: "Kafka is away" in tail.stderr, "the tail notices")
+            broker.set_up()
+            produce_answers(Site(broker.bootstrap, "recommendations"), 1)
+            tail.wait_until(lambda: tail.stdout.count("\n") == 2, "the next answer is shown")
+
+            assert tail.end(signal.SIGINT) == 130
+            assert len(tail.stderr.splitlines()) == 1
 
 
 @pytest.mark.kafka
