@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 import structlog
+import torch
 from prometheus_client import CollectorRegistry
 
 from deploy import topics
 from deploy.commands.options import broker_option, json_option, open_registry, registry_option, settings_with, show_json
+from deploy.errors import SettingsError
 from deploy.http_server import HttpServer
 from deploy.logs import process_logs
 from deploy.settings import Settings
@@ -44,6 +46,7 @@ def worker(broker: str | None, registry: str | None, data_dir: Path | None, *, a
 def _run(settings: Settings) -> dict[str, int]:
     """Answer clicks until told to stop, and return how many it was."""
     kafka = settings.kafka
+    require_device(settings.worker.device)
     topics.require(settings.topic_plan(), kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
     metrics_registry = CollectorRegistry()
     app, answering = build_worker(
@@ -67,6 +70,21 @@ def _run(settings: Settings) -> dict[str, int]:
     answered = {name: _total(metrics_registry, f"nextclick_{name}_total") for name in ("answers", "dead_letters")}
     log.info("worker stopped", **answered)
     return answered
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that is not here: the worker would run until the first version is to be loaded on it.
+
+    Raises:
+        SettingsError: Torch cannot use it.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"NEXTCLICK_WORKER__DEVICE: {device} cannot be used here ({reason}); cpu always can"
+        ) from error
 
 
 def _total(registry: CollectorRegistry, name: str) -> int:

@@ -5,15 +5,19 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from deploy.demo import DemoView
+from deploy.demo import RUNNING, Demo, DemoOptions, DemoView, generated_clicks
 from deploy.demo_screen import screen, show_end
 from deploy.observer import Scoreboard
+from deploy.settings import Settings
 from stream.records import AnsweredClick, Recommendation
+from stream.settings import WorkerSettings
 from tests.deploy.command_line import DEADLINE_S, Running, last_json, processes_of, running
+from trainer.settings import TrainerSettings
 
 ANSWERED = "popularity answers"
 
@@ -68,6 +72,20 @@ def test_a_killed_demo_leaves_neither_process_nor_folder_behind(demos: dict[str,
     while left_behind(demo) != ([], []):
         assert time.monotonic() < deadline_s, left_behind(demo)
         time.sleep(0.05)
+
+
+def test_a_demo_on_a_broker_in_use_has_topics_group_and_registry_of_its_own(tmp_path: Path) -> None:
+    given = Settings.model_construct(worker=WorkerSettings(top_k=7), trainer=TrainerSettings(seed=3))
+    table, _ = generated_clicks(10, seed=0)
+    own = Demo(DemoOptions(RUNNING, table, 1.0, None), given)._own_settings(tmp_path)
+
+    names = {*own.topics.model_dump().values(), own.worker.app_id}
+    assert len(names) == 5
+    assert all(name.startswith("nextclick-demo-") for name in names)
+    assert own.registry == str(tmp_path / "registry")
+    assert own.worker.data_dir == tmp_path / "worker"
+    assert (own.worker.top_k, own.trainer.seed, own.partitions) == (7, 3, 8)
+    own.topic_plan()
 
 
 def looked_at() -> DemoView:

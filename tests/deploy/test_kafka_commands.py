@@ -2,14 +2,17 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.errors import ReplayError
 from deploy.local_kafka import LocalKafka
-from model.clicks import Click, decode_click
+from deploy.replay import Pace, replay
+from model.clicks import Click, ClickTable, decode_click
 from stream.records import AnsweredClick, Recommendation, encode_recommendation
 from tests.brokers import read_records
 from tests.deploy.command_line import last_json, nextclick, running, write_csv
@@ -62,6 +65,17 @@ def test_a_replay_says_in_words_what_it_did(site: Site, tmp_path: Path) -> None:
 
     assert result.stdout.startswith("1 clicks in 0.")
     assert result.stderr == ""
+
+
+def test_a_replay_ends_soon_after_the_first_click_that_was_not_delivered(embedded_kafka: EmbeddedKafka) -> None:
+    embedded_kafka.create_topic("clicks", 1)
+    table = ClickTable.from_clicks(interleaved_clicks(sessions=1, each=1_200))
+    options = {"bootstrap.servers": embedded_kafka.bootstrap, "delivery.timeout.ms": 500}
+    started_s = time.monotonic()
+
+    with pytest.raises(ReplayError, match=r"of \d+ clicks did not reach topic clicks: Local: Message timed out"):
+        replay(table, options, pace=Pace(rate=20), on_progress=lambda _: embedded_kafka.set_down())
+    assert time.monotonic() - started_s < 30
 
 
 def produce_answers(site: Site, count: int, *, session: str = "s") -> None:

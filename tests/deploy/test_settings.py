@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deploy.commands.worker import require_device
 from deploy.errors import SettingsError
 from deploy.settings import KafkaSettings, Settings, as_environment, describe
 from stream.settings import Topics, WorkerSettings
@@ -174,3 +175,13 @@ def test_a_login_without_a_password_is_a_wrong_setting(protocol: str) -> None:
 
     with pytest.raises(SettingsError, match=f"{protocol} needs a user: set NEXTCLICK_KAFKA__SASL_USERNAME"):
         kafka.librdkafka_options()
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_worker_refuses_a_device_that_is_not_here(device: str) -> None:
+    require_device("cpu")
+
+    with pytest.raises(
+        SettingsError, match=f"NEXTCLICK_WORKER__DEVICE: {device} cannot be used here .*; cpu always can"
+    ):
+        require_device(device)
