@@ -4,12 +4,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from deploy import topics
 from deploy.children import Child
@@ -21,8 +23,9 @@ from deploy.local_broker import start_broker
 from deploy.observer import K, Observer, View
 from deploy.ports import free_port
 from deploy.replay import Pace, replay
-from deploy.settings import HttpSettings, Settings, as_environment
+from deploy.settings import HttpSettings, KafkaSettings, Settings, as_environment
 from deploy.shop import Shop, ShopSettings
+from deploy.topics import TopicPlan
 from model.clicks import ClickTable
 from stream.settings import Topics
 
@@ -156,7 +159,7 @@ class Demo:
             try:
                 yield kafka.bootstrap_servers
             finally:
-                topics.delete(plan, kafka.librdkafka_options())
+                _delete_topics(plan, kafka)
             return
         with start_broker(self._options.broker, plan, folder / "kafka") as broker:
             yield broker.bootstrap
@@ -218,6 +221,14 @@ class Demo:
             )
         except Exception as error:  # noqa: BLE001 - a thread has no caller: `run` raises it there
             self._error = error
+
+
+def _delete_topics(plan: TopicPlan, kafka: KafkaSettings) -> None:
+    """Delete the demo's topics, as far as the cluster lets us."""
+    client = AdminClient({"log_level": 0, **kafka.librdkafka_options()})
+    for answer in client.delete_topics(list(plan.partition_counts()), request_timeout=kafka.timeout_s).values():
+        with suppress(KafkaException):
+            answer.result()
 
 
 def summary(view: DemoView) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Which topics the system needs, and how they are made and checked. Nothing else creates a topic."""
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,11 +141,9 @@ class TopicReport:
 
     def require(self) -> None:
         """Raise TopicError unless everything is as planned."""
+        advice = "`nextclick topics create` makes missing ones, NEXTCLICK_PARTITIONS is the planned number"
         if self.differences:
-            raise TopicError(
-                f"topics differ from the plan: {'; '.join(self.differences)}; `nextclick topics create` makes missing"
-                " ones, NEXTCLICK_PARTITIONS is the planned number of partitions"
-            )
+            raise TopicError(f"topics differ from the plan: {'; '.join(self.differences)}; {advice}")
 
 
 def create(plan: TopicPlan, options: Mapping[str, Any], *, deadline_s: float = _ANSWER_DEADLINE_S) -> list[str]:
@@ -222,14 +219,6 @@ def partitions_of(name: str, options: Mapping[str, Any], *, deadline_s: float = 
     if name not in cluster.topics:
         raise TopicError(f"there is no topic {name}; make it with `nextclick topics create`")
     return sorted(cluster.topics[name].partitions)
-
-
-def delete(plan: TopicPlan, options: Mapping[str, Any]) -> None:
-    """Delete the topics of the plan, with their records, as far as the cluster lets us."""
-    client = AdminClient({"log_level": 0, **options})
-    for answer in client.delete_topics(list(plan.partition_counts()), request_timeout=_ANSWER_DEADLINE_S).values():
-        with contextlib.suppress(KafkaException):
-            answer.result()
 
 
 def _describe_cluster(client: AdminClient, options: Mapping[str, Any], deadline_s: float) -> ClusterMetadata:
