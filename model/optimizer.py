@@ -14,8 +14,9 @@ from model.gru4rec_settings import ITEM_TABLES
 
 Accumulator = Literal["element", "row"]
 
-_ACCUMULATOR = "accumulator."
-_VELOCITY = "velocity."
+# Prefixes of the names in `SparseAdagrad.state`, as versions save it.
+ACCUMULATOR = "accumulator."
+VELOCITY = "velocity."
 
 
 class SparseAdagrad:
@@ -75,7 +76,7 @@ class SparseAdagrad:
             accumulators.index_copy_(0, rows, accumulated)
             step = gradient * accumulated.add_(self.eps).rsqrt_().mul_(-self.learning_rate).unsqueeze(1)
         if self.momentum:
-            velocities = self._state_of(_VELOCITY + name, table)
+            velocities = self._state_of(VELOCITY + name, table)
             step.add_(velocities.index_select(0, rows), alpha=self.momentum)
             velocities.index_copy_(0, rows, step)
         table.index_add_(0, rows, step)
@@ -83,11 +84,11 @@ class SparseAdagrad:
     @torch.no_grad()
     def update_dense(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
         """Update a whole parameter in place; `gradient` has its shape."""
-        accumulators = self._state_of(_ACCUMULATOR + name, parameter)
+        accumulators = self._state_of(ACCUMULATOR + name, parameter)
         accumulators.addcmul_(gradient, gradient)
         step = (accumulators + self.eps).rsqrt_().mul_(gradient).mul_(-self.learning_rate)
         if self.momentum:
-            velocities = self._state_of(_VELOCITY + name, parameter)
+            velocities = self._state_of(VELOCITY + name, parameter)
             step = velocities.mul_(self.momentum).add_(step)
         parameter.add_(step)
 
@@ -98,7 +99,7 @@ class SparseAdagrad:
         """
         state = dict(self.state)
         for name in names:
-            for key in (_ACCUMULATOR + name, _VELOCITY + name):
+            for key in (ACCUMULATOR + name, VELOCITY + name):
                 if key in state:
                     old = state[key]
                     added = old.new_zeros((row_count - len(old), *old.shape[1:]))
@@ -106,7 +107,7 @@ class SparseAdagrad:
         return SparseAdagrad(self.learning_rate, self.momentum, self.eps, accumulator=self.accumulator, state=state)
 
     def _accumulators_of(self, name: str, table: Tensor) -> Tensor:
-        key = _ACCUMULATOR + name
+        key = ACCUMULATOR + name
         per_row = self.accumulator == "row"
         accumulators = self._state_of(key, table[:, 0] if per_row and table.dim() > 1 else table)
         if per_row and accumulators.dim() > 1:

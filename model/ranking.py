@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+UNRANKED = np.iinfo(np.int64).max
+"""The rank of an item that a scorer does not know, or was asked for before it knew any item of the session."""
+
 Ties = Literal["conservative", "standard"]
 
 

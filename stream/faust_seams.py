@@ -122,8 +122,8 @@ class ClickConsumer(driver.Consumer):  # type: ignore[misc]
         """Take nothing more, finish the batch in flight and commit it; before a rebalance and before the end.
 
         `commit` does nothing while the timer's commit is in flight, hence the attempts; what stays uncommitted is
-        replayed, and the fence in every session record makes a replay harmless. So does a crash: the thread that
-        commits is ending by then, and might never answer.
+        replayed, and the fence in every session record makes a replay harmless. After a crash nothing is committed: the
+        thread that would do it is ending by then, and might never answer.
         """
         self._intake.close()
         await self._intake.wait_until_idle()

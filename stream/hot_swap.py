@@ -62,8 +62,8 @@ def load_version(
             version, "hash", f"the announced manifest has sha256 {announcement.sha256}, the registry's {sha256}"
         )
     loaded = registry.load(version)
-    is_child = serving is not None and loaded.parent == serving.version
-    if is_child and serving and not loaded.vocabulary.is_extension_of(serving.vocabulary):
+    parent = serving if serving and serving.version == loaded.parent else None
+    if parent and not loaded.vocabulary.is_extension_of(parent.vocabulary):
         raise DamagedVersionError(version, "vocabulary", f"it does not extend that of its parent {loaded.parent}")
     try:
         recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device)

@@ -14,11 +14,8 @@ from torch import Tensor
 
 from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
 from model.gru4rec import EMBEDDING, GRU4Rec
-from model.ranking import RankingMetrics, Ties, ranks
+from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
 from model.vocabulary import Vocabulary
-
-UNRANKED = np.iinfo(np.int64).max
-"""The rank of an item that a scorer does not know, or was asked for before it knew any item of the session."""
 
 _SESSIONS = 256
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.gru4rec import GRU4Rec
-from model.optimizer import SparseAdagrad
+from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense
 from trainer.kernels.compiling import Floats
-
-ACCUMULATOR, _VELOCITY = "accumulator.", "velocity."  # how the optimizer names what it keeps, as versions save it
 
 
 def optimizer_state(name: str, parameter: Tensor, optimizer: SparseAdagrad) -> tuple[Floats, Floats]:
@@ -25,11 +23,11 @@ def optimizer_state(name: str, parameter: Tensor, optimizer: SparseAdagrad) -> t
     Without momentum there are no velocities, and the array is empty.
     """
     shape = tuple(parameter.shape)
-    for key in (ACCUMULATOR + name, _VELOCITY + name)[: 2 if optimizer.momentum else 1]:
+    for key in (ACCUMULATOR + name, VELOCITY + name)[: 2 if optimizer.momentum else 1]:
         state = optimizer.state.get(key)
         optimizer.state[key] = torch.zeros(shape) if state is None else state.contiguous()
     sums = optimizer.state[ACCUMULATOR + name].numpy()
-    return sums, optimizer.state[_VELOCITY + name].numpy() if optimizer.momentum else np.zeros_like(sums[:0])
+    return sums, optimizer.state[VELOCITY + name].numpy() if optimizer.momentum else np.zeros_like(sums[:0])
 
 
 @dataclass(frozen=True)

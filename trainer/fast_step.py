@@ -18,9 +18,9 @@ from torch import Tensor
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
-from model.optimizer import SparseAdagrad
+from model.optimizer import ACCUMULATOR, SparseAdagrad
 from trainer.candidates import click_counts, log_expected
-from trainer.fast_layer import ACCUMULATOR, Buffer, Layer, LayerViews, optimizer_state
+from trainer.fast_layer import Buffer, Layer, LayerViews, optimizer_state
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from model.baselines.contract import Baseline
 from model.baselines.histories import Histories, Integers, spans, starts_of
 from model.clicks import Sessions
-from model.ranking import Ties, ranks
-
-UNRANKED = np.iinfo(np.int64).max
-"""The rank of an item that a baseline does not know, or was asked for before it knew any item of the session."""
+from model.ranking import UNRANKED, Ties, ranks
 
 _MOST_SCORES = 1 << 22  # 16 MiB of float32 at a time, as in serving
 

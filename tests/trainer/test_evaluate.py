@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from model.clicks import Click, Sessions, read_clicks, sessionise, split_table
 from model.gru4rec import EMBEDDING, GRU4Rec
+from model.ranking import UNRANKED
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
-from trainer.evaluate import UNRANKED, NetworkScorer, PopularityScorer, evaluate
+from trainer.evaluate import NetworkScorer, PopularityScorer, evaluate
 from trainer.fit import fit
 from trainer.settings import TrainerSettings
 

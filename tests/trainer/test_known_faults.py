@@ -16,10 +16,11 @@ from model.clicks import Click, Sessions, sessionise
 from model.gru4rec import EMBEDDING, GRU4Rec
 from model.losses import cross_entropy
 from model.optimizer import SparseAdagrad
+from model.ranking import UNRANKED
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, table_of
-from trainer.evaluate import UNRANKED, NetworkScorer, evaluate
+from trainer.evaluate import NetworkScorer, evaluate
 from trainer.fine_tune import Rows, TrainingStep, train
 from trainer.settings import TrainerSettings
 

@@ -9,9 +9,9 @@ import torch
 from model.baselines.fpmc import FPMC, FPMCSettings
 from model.baselines.histories import Histories
 from model.baselines.kinds import BASELINES
-from model.baselines.scorer import UNRANKED, BaselineScorer
+from model.baselines.scorer import BaselineScorer
 from model.clicks import Sessions, read_clicks, sessionise, split_table
-from model.ranking import RankingMetrics, Ties, ranks
+from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
 from model.vocabulary import Vocabulary
 from tests.model.baselines.sessions_of_rows import fitted, sessions_of, shuffled
 from trainer.evaluate import PopularityScorer, Scorer, known_sessions
