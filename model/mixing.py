@@ -9,7 +9,6 @@ Shape letters: C clicks, N items, K candidates of the network, L clicks of a his
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numba
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.companion import Mixing
 from model.ranking import Ties
 from model.transitions import Neighbours
 
@@ -26,39 +26,6 @@ HISTORY = 20
 LOOKBACK = 8
 """Clicks whose successors and predecessors count."""
 AGE_DECAY = 0.7
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """What each part is worth; the defaults suit DIGINETICA, other shops need their own (see DECISIONS.md).
-
-    Attributes:
-        temper: Factor of the network's scores before the softmax.
-        forward: Weight of what followed the session's items elsewhere.
-        backward: Weight of what came before them.
-        last: Added for the item clicked last, beside `repeat`; may be as low as -repeat.
-        repeat: Weight of an item of the session.
-        fade: What a repeat keeps with each click since.
-    """
-
-    temper: float = 1.15
-    forward: float = 0.4
-    backward: float = 0.4
-    last: float = 0.05
-    repeat: float = 0.2
-    fade: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not all(np.isfinite(value) for value in asdict(self).values()):
-            raise ValueError(f"every weight must be finite: {self}")
-        if self.temper <= 0 or not 0 <= self.fade <= 1:
-            raise ValueError(f"temper must be above 0 and fade in [0, 1]: {self}")
-        if min(self.forward, self.backward, self.repeat) < 0 or self.last < -self.repeat:
-            raise ValueError(f"no item may lose by the companion: {self}")
-
-    def as_array(self) -> NDArray[np.float64]:
-        """Return the weights in the order of the attributes, float64 [6]."""
-        return np.array(tuple(asdict(self).values()), dtype=np.float64)
 
 
 def histories_of(histories: list[list[int]]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from model.companion import Companion
 from model.errors import DamagedVersionError, UnknownVersionError
 from model.gru4rec import GRU4Rec
 from model.manifest import (
@@ -26,6 +27,7 @@ from model.manifest import (
     read_vocabulary,
     require_finite,
 )
+from model.transitions import Transitions
 from model.version_folders import VersionFolders
 from model.vocabulary import Vocabulary
 
@@ -48,6 +50,8 @@ class ModelVersion:
         trained_until: For each partition of the clicks topic, the first offset that the weights have not seen.
         metrics: What the gate measured, by name.
         created_at_ms: Milliseconds since the Unix epoch, UTC.
+        companion: What is mixed with the network's answers; None for the network alone.
+        transitions: The pair counts behind the companion, which the next round adds to; None where not loaded.
     """
 
     version: str
@@ -59,6 +63,8 @@ class ModelVersion:
     trained_until: dict[int, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     created_at_ms: int = 0
+    companion: Companion | None = None
+    transitions: Transitions | None = None
 
 
 def new_version_name(now_ms: int, random_hex: str) -> str:

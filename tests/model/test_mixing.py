@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.clicks import Sessions
-from model.mixing import AGE_DECAY, LOOKBACK, Mixing, histories_of, mix, mixture_ranks
+from model.companion import Mixing
+from model.mixing import AGE_DECAY, LOOKBACK, histories_of, mix, mixture_ranks
 from model.ranking import ranks
 from model.transitions import Neighbours, Transitions
 

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 
 from model.clicks import Sessions
+from model.companion import Mixing
 from model.gru4rec import GRU4Rec
 from model.gru4rec_settings import GRU4RecSettings
-from model.mixing import Mixing
 from model.transitions import Neighbours, Transitions
 from trainer.companion_scorer import CompanionScorer, fit_mixing, histories_at
 from trainer.evaluate import NetworkScorer
