@@ -63,8 +63,8 @@ class GRU4Rec:
 
     @property
     def state_width(self) -> int:
-        """W, the sum of the widths of all GRU layers."""
-        return sum(self.settings.hidden_sizes)
+        """W, the sum of the widths of all GRU layers and of the trace."""
+        return sum(self.settings.hidden_sizes) + self.settings.trace_width
 
     @property
     def item_tables(self) -> dict[str, Tensor]:
@@ -87,23 +87,27 @@ class GRU4Rec:
         For every layer, with x its input and h its part of the state: z = sigmoid(x Wz + h Uz + bz),
         r = sigmoid(x Wr + h Ur + br), h' = (1 - z) * h + z * c, where the reset gate acts before the product
         c = tanh(x W + (r * h) U + b) or after it c = tanh(x W + r * (h U + d) + b), as the settings say. One-hot input
-        to the bottom layer is x W itself.
+        to the bottom layer is x W itself. The trace t becomes trace_decay * t + x.
 
         Args:
             x: Rows of `input_table`, float32 [B, E].
-            state: float32 [B, W], the layers side by side, bottom first; zeros for a new session.
+            state: float32 [B, W], the layers side by side, bottom first, then the trace; zeros for a new session.
             dropout: Applied to a layer's output on its way into the next layer, never to the state that is carried.
 
         Returns:
             float32 [B, W].
         """
-        layers = []
+        settings = self.settings
+        *layers, trace = torch.split(state, [*settings.hidden_sizes, settings.trace_width], dim=1)
+        parts = []
         below = x
-        for layer, h in enumerate(torch.split(state, list(self.settings.hidden_sizes), dim=1)):
+        for layer, h in enumerate(layers):
             hidden = self._advance_layer(layer, below, h)
-            layers.append(hidden)
+            parts.append(hidden)
             below = hidden if dropout is None else dropout(hidden)
-        return layers[0] if len(layers) == 1 else torch.cat(layers, dim=1)
+        if settings.trace_width:
+            parts.append(torch.add(x, trace, alpha=settings.trace_decay))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _advance_layer(self, layer: int, x: Tensor, h: Tensor) -> Tensor:
         parameters, width = self.parameters, self.settings.hidden_sizes[layer]
@@ -124,18 +128,19 @@ class GRU4Rec:
     def query(self, state: Tensor, x: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Return the vectors that are compared with item embeddings.
 
-        The top layer's state, through the feedforward layers (tanh after each but the last), plus x where the settings
-        say skip.
+        The top layer's state, through the feedforward layers (tanh after each but the last), plus the trace where the
+        settings say skip.
 
         Args:
             state: float32 [B, W], after the click.
-            x: Rows of `input_table` of the last known item of each session, float32 [B, E].
+            x: Rows of `input_table` of the last known item of each session, float32 [B, E]; the trace where none is
+                carried.
             dropout: Applied to the top layer's state on its way out.
 
         Returns:
             float32 [B, D].
         """
-        output = state[:, self.state_width - self.settings.hidden_sizes[-1] :]
+        output = torch.split(state, [*self.settings.hidden_sizes, self.settings.trace_width], dim=1)[-2]
         if dropout is not None:
             output = dropout(output)
         for layer in range(len(self.settings.feedforward_sizes)):
@@ -146,7 +151,10 @@ class GRU4Rec:
                 self.parameters[f"feedforward.{layer}.bias"],
             )
             output = torch.addmm(bias, output, weight)
-        return output + x if self.settings.skip else output
+        if not self.settings.skip:
+            return output
+        trace = state[:, -self.settings.trace_width :] if self.settings.trace_width else x
+        return torch.add(output, trace, alpha=self.settings.skip_weight)
 
     def score_all(self, query: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return the scores of all items (or of a slice of their rows), float32 [B, N], for queries float32 [B, D].

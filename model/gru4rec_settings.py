@@ -30,7 +30,10 @@ class GRU4RecSettings:
         embedding_size: D, the width of the item vectors that queries are compared with.
         hidden_sizes: H of every GRU layer, bottom first.
         feedforward_sizes: Widths of the layers between the top GRU layer and the query; none by default.
-        skip: Whether the input vector of the last click is added to the query.
+        skip: Whether the trace of the session's input vectors is added to the query.
+        skip_weight: How much of it, above 0.
+        trace_decay: What the trace keeps of itself with each click, from 0 (it is the last click's vector alone) to
+            below 1. A trace that keeps something is carried in the state, behind the layers.
         item_bias: Whether every item has a bias of its own.
         item_input: What the network takes in of a clicked item. `shared`: the vector that it is compared with.
             `separate`: a vector from a table of its own, [N, D]. `one_hot`: the item's row of the bottom layer's input
@@ -49,6 +52,8 @@ class GRU4RecSettings:
     hidden_sizes: tuple[int, ...] = (128,)
     feedforward_sizes: tuple[int, ...] = ()
     skip: bool = True
+    skip_weight: float = 1.0
+    trace_decay: float = 0.0
     item_bias: bool = True
     item_input: ItemInput = "shared"
     reset_gate: ResetGate = "before"
@@ -62,6 +67,12 @@ class GRU4RecSettings:
         _check_choice("activation", self.activation, Activation)
         if self.item_input == "one_hot" and self.skip:
             raise ValueError("item_input one_hot has no item vector to add to the query: set skip to false")
+        if not 0 < self.skip_weight < math.inf:
+            raise ValueError(
+                f"skip_weight must be above 0 and finite, got {self.skip_weight}; to add nothing, skip not"
+            )
+        if not 0 <= self.trace_decay < 1:
+            raise ValueError(f"trace_decay must be from 0 to below 1, got {self.trace_decay}")
         if not 0 < self.activation_alpha < (1 if self.activation == "leaky_relu" else math.inf):
             raise ValueError(
                 "activation_alpha must be above 0, and for leaky_relu below 1 (there it is the slope below zero), "
@@ -80,6 +91,11 @@ class GRU4RecSettings:
                 f"the last layer has width {last} and embedding_size is {self.embedding_size}; they must be equal, "
                 "as queries are compared with item embeddings (add a feedforward layer of that width)"
             )
+
+    @property
+    def trace_width(self) -> int:
+        """Width of the trace that the state carries: D, or 0 where none is carried."""
+        return self.embedding_size if self.skip and self.trace_decay else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values that `from_dict` reads back."""

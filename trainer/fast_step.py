@@ -68,7 +68,7 @@ class FastStep:
     ) -> None:
         self.device = torch.device("cpu")
         self.seed = int(torch.randint(2**62, (), generator=generator))
-        self._settings, self._optimizer, self._skip = settings, optimizer, network.settings.skip
+        self._settings, self._optimizer, self._shape = settings, optimizer, network.settings
         counts = click_counts(sessions, network.item_count)
         self._sampler = GuidedSampler(counts, settings, generator)
         self._log_q = _no_floats()
@@ -77,7 +77,8 @@ class FastStep:
         lanes, widths = settings.batch_size, network.settings.hidden_sizes
         starts = np.cumsum([0, *widths[:-1]]).tolist()
         self._layers = [Layer(network, optimizer, layer, first, lanes) for layer, first in enumerate(starts)]
-        self._state = np.zeros((lanes, sum(widths)), dtype=np.float32)
+        self._trace_first = sum(widths)
+        self._state = np.zeros((lanes, network.state_width), dtype=np.float32)
         self._draws = 0
         self._make_tables(network, optimizer)
         self._make_buffers(lanes, settings.negative_samples, network.settings.embedding_size)
@@ -118,13 +119,14 @@ class FastStep:
         for layer in layers:
             layer.forward(below, self._state, step.lanes)
             below = layer.output.tensor
-        query = torch.add(below, x.tensor, out=self._query.tensor[:count]) if self._skip else below
+        query = self._add_trace(below, x.array, step.lanes) if self._shape.skip else below
         d_query = d_output = self._score(query, self._places[1, :count], candidates)
         for layer, lower in zip(reversed(layers), [*(layers[-2::-1]), None], strict=True):
             layer.backward(d_output, x.tensor if lower is None else lower.output.tensor)
             d_output = layer.d_x.array
         gradient = self._d_vectors.array
-        rows.leave(d_output, d_query, self._skip, x_mask, self._places, candidates, used, gradient)
+        skip_weight = self._shape.skip_weight if self._shape.skip else 0.0
+        rows.leave(d_output, d_query, skip_weight, x_mask, self._places, candidates, used, gradient)
         self._update(used)
         return self._loss.tensor[0]
 
@@ -149,6 +151,12 @@ class FastStep:
             for number, layer in enumerate(layers, start=1):
                 fill_dropout_mask(layer.mask.array, self.seed, self._draws + number, settings.hidden_dropout)
         self._draws += 1 + len(layers)
+
+    def _add_trace(self, output: Tensor, x: Floats, lanes: NDArray[np.int64]) -> Tensor:
+        query, shape = self._query.first(len(lanes)), self._shape
+        weights = shape.trace_decay, shape.skip_weight
+        rows.add_trace(output.numpy(), x, self._state, self._trace_first, lanes, *weights, query.array)
+        return query.tensor
 
     def _score(self, query: Tensor, targets: NDArray[np.int64], candidates: int) -> Floats:
         """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""

@@ -28,6 +28,10 @@ class TrainerSettings(BaseModel):
     hidden_sizes: tuple[Size, ...] = Field((96,), description="width of every GRU layer, bottom first")
     feedforward_sizes: tuple[Size, ...] = Field((), description="widths of layers between the GRU and the items")
     skip: bool = Field(True, description="add the last click's vector to the query")
+    skip_weight: Annotated[float, Gt(0)] = Field(1.0, description="how much of it")
+    trace_decay: DropRate = Field(
+        0.0, description="share that older clicks' vectors keep with each click; 0: only the last"
+    )
     item_bias: bool = Field(True, description="give every item a bias of its own")
 
     loss: Literal["cross_entropy", "bpr_max"] = Field("cross_entropy", description="what is minimised")
@@ -91,6 +95,8 @@ class TrainerSettings(BaseModel):
             hidden_sizes=self.hidden_sizes,
             feedforward_sizes=self.feedforward_sizes,
             skip=self.skip,
+            skip_weight=self.skip_weight,
+            trace_decay=self.trace_decay,
             item_bias=self.item_bias,
         )
 

@@ -13,6 +13,8 @@ SHAPES = [
     GRU4RecSettings(embedding_size=6, hidden_sizes=(6,)),
     GRU4RecSettings(embedding_size=6, hidden_sizes=(6,), skip=False, item_bias=False),
     GRU4RecSettings(embedding_size=5, hidden_sizes=(7, 4), feedforward_sizes=(3, 5)),
+    GRU4RecSettings(embedding_size=5, hidden_sizes=(7, 4), feedforward_sizes=(5,), skip_weight=1.7, trace_decay=0.6),
+    GRU4RecSettings(embedding_size=6, hidden_sizes=(6,), skip_weight=0.5),
     GRU4RecSettings(embedding_size=4, hidden_sizes=(8,), feedforward_sizes=(4,), skip=False),
     GRU4RecSettings(embedding_size=6, hidden_sizes=(6,), item_input="separate", activation="tanh"),
     GRU4RecSettings(embedding_size=4, hidden_sizes=(7, 4), item_input="one_hot", skip=False),
@@ -69,17 +71,21 @@ def step_by_the_formula(network: GRU4Rec, x: NDArray[np.float64], state: NDArray
                 kept = r * (h @ recurrent[:, 2 * width :] + parameters[f"gru.{layer}.candidate_bias"])
             below = (1 - z) * h + z * np.tanh(below @ w_c + kept + b_c)
             new.append(below)
+        if network.settings.trace_width:
+            new.append(clicked + network.settings.trace_decay * old[start:])
         new_states.append(np.concatenate(new))
     return np.array(new_states)
 
 
 def scores_by_the_formula(network: GRU4Rec, state: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
     parameters, settings = float64(network), network.settings
-    output = state[:, -settings.hidden_sizes[-1] :]
+    hidden = sum(settings.hidden_sizes)
+    output = state[:, hidden - settings.hidden_sizes[-1] : hidden]
     for layer in range(len(settings.feedforward_sizes)):
         output = np.tanh(output) if layer else output
         output = output @ parameters[f"feedforward.{layer}.weight"] + parameters[f"feedforward.{layer}.bias"]
-    output = output + x if settings.skip else output
+    trace = state[:, hidden:] if settings.trace_width else x
+    output = output + settings.skip_weight * trace if settings.skip else output
     scores = output @ parameters["embedding"].T
     return activated(settings, scores + parameters["item_bias"] if settings.item_bias else scores)
 

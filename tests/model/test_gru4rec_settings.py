@@ -15,6 +15,7 @@ SHAPES = [
     GRU4RecSettings(embedding_size=6, hidden_sizes=(6,), item_input="separate", activation="elu"),
     GRU4RecSettings(hidden_sizes=(64, 128), item_input="one_hot", skip=False, reset_gate="after"),
     GRU4RecSettings(activation="leaky_relu", activation_alpha=0.01),
+    GRU4RecSettings(skip_weight=2.0, trace_decay=0.5),
 ]
 
 # Settings as they stand in manifests written before item_input, reset_gate and activation could be chosen, and what
@@ -84,6 +85,8 @@ def test_parameters_of_an_earlier_release_have_their_names() -> None:
         ({"reset_gate": "both"}, "reset_gate must be one of before, after, got 'both'"),
         ({"activation": "relu"}, "activation must be one of linear, tanh, elu, leaky_relu, got 'relu'"),
         ({"item_input": "one_hot"}, "set skip to false"),
+        ({"skip_weight": 0.0}, "to add nothing, skip not"),
+        ({"trace_decay": 1.0}, "trace_decay must be from 0 to below 1"),
         ({"activation": "elu", "activation_alpha": 0.0}, "activation_alpha must be above 0"),
         ({"activation": "leaky_relu", "activation_alpha": 1.0}, "for leaky_relu below 1"),
         ({"activation_alpha": float("nan")}, "activation_alpha must be above 0"),

@@ -20,6 +20,7 @@ SHAPES = [
     GRU4RecSettings(embedding_size=8, hidden_sizes=(5, 6), feedforward_sizes=(8,), skip=False, item_bias=False),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), item_input="separate", reset_gate="after"),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(6, 8), skip=False, item_input="one_hot", activation="elu"),
+    GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), skip_weight=2.0, trace_decay=0.5),
 ]
 
 
@@ -33,7 +34,7 @@ def recommender_of(shape: GRU4RecSettings, items: int = ITEMS) -> Recommender:
 
 RECOMMENDERS = [recommender_of(shape) for shape in SHAPES]
 recommenders = pytest.mark.parametrize(
-    "recommender", RECOMMENDERS, ids=["one layer", "two layers", "separate tables", "one-hot"]
+    "recommender", RECOMMENDERS, ids=["one layer", "two layers", "separate tables", "one-hot", "trace"]
 )
 
 

@@ -4,7 +4,7 @@ Shape letters: B transitions, K sampled items, U distinct rows, C distinct candi
 D embedding width, W state width.
 """
 
-# ruff: noqa: PLR0917, FBT001 - compiled functions take their arrays by position
+# ruff: noqa: PLR0917 - compiled functions take their arrays by position
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,15 +88,43 @@ def enter(
 
 
 @compiled
-def leave(
-    d_x: Floats, d_query: Floats, skip: bool, mask: Floats, places: Ints, candidates: int, count: int, gradient: Floats
+def add_trace(
+    output: Floats, x: Floats, state: Floats, first: int, lanes: Ints, decay: float, weight: float, query: Floats
 ) -> None:
-    """Add the gradients of the input vectors to those of the gathered rows, [U, D]."""
+    """Write output + weight * trace into `query` [B, D], where the trace is x and `decay` of what it was.
+
+    It is carried in the states [lanes, W] from column `first` on, unless that is W: then it is x alone.
+    """
+    kept, share = np.float32(decay), np.float32(weight)
+    for i in range(len(lanes)):
+        if first < state.shape[1]:
+            trace = state[lanes[i], first:]
+            for d in range(x.shape[1]):
+                trace[d] = kept * trace[d] + x[i, d]
+            for d in range(x.shape[1]):
+                query[i, d] = output[i, d] + share * trace[d]
+        else:
+            for d in range(x.shape[1]):
+                query[i, d] = output[i, d] + share * x[i, d]
+
+
+@compiled
+def leave(
+    d_x: Floats,
+    d_query: Floats,
+    skip_weight: float,
+    mask: Floats,
+    places: Ints,
+    candidates: int,
+    count: int,
+    gradient: Floats,
+) -> None:
+    """Add the gradients of the input vectors to those of the gathered rows, [U, D]; `skip_weight` is 0 without skip."""
+    share = np.float32(skip_weight)
     for u in range(candidates, count):
         for d in range(gradient.shape[1]):
             gradient[u, d] = ZERO
     for i in range(len(d_x)):
         place = places[0, i]
         for d in range(d_x.shape[1]):
-            skipped = d_query[i, d] if skip else ZERO
-            gradient[place, d] += (d_x[i, d] + skipped) * mask[i, d]
+            gradient[place, d] += (d_x[i, d] + share * d_query[i, d]) * mask[i, d]
