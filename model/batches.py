@@ -1,11 +1,13 @@
 """Session-parallel mini-batches: every lane plays one session after the other, all lanes in step.
 
-Shape letters: T steps, n transitions (a click and the next one of its session) of all steps together.
+Shape letters: T moments (in each, every lane plays one click), n transitions (a click and the next one of its session)
+of all moments together, M moments of a mini-batch, m its transitions.
 """
 
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +17,35 @@ from model.clicks import Sessions
 
 @dataclass(frozen=True)
 class Step:
-    """One mini-batch of B transitions.
+    """One mini-batch: the transitions of one moment or of several that follow each other.
 
     Attributes:
-        lanes: int64 [B], distinct, ascending: which of the carried states each transition uses.
-        inputs: int64 [B], the clicked item.
-        targets: int64 [B], the item clicked next.
-        resets: bool [B], whether the transition is the first of its session, so that its state starts from zero.
+        lanes: int64 [m], which of the carried states each transition uses: distinct and ascending in each moment.
+        inputs: int64 [m], the clicked item.
+        targets: int64 [m], the item clicked next.
+        resets: bool [m], whether the transition is the first of its session, so that its state starts from zero.
+        bounds: int64 [M + 1]; the transitions of its moment t are those from bounds[t] to bounds[t + 1].
     """
 
     lanes: NDArray[np.int64]
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     resets: NDArray[np.bool_]
+    bounds: NDArray[np.int64]
+
+    @property
+    def moments(self) -> list[tuple[int, int]]:
+        """Where each moment begins and ends."""
+        return list(pairwise(self.bounds.tolist()))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """All mini-batches of one epoch as columns; step t is `offsets[t]:offsets[t + 1]`. See `Step` for the columns.
+    """All moments of one epoch as columns; moment t is `offsets[t]:offsets[t + 1]`. See `Step` for the columns.
 
     Attributes:
         batch_size: Number of lanes.
+        moments_per_step: Moments of a mini-batch; the last one may have fewer.
         offsets: int64 [T + 1].
         lanes: int64 [n].
         inputs: int64 [n].
@@ -44,6 +54,7 @@ class Schedule:
     """
 
     batch_size: int
+    moments_per_step: int
     offsets: NDArray[np.int64]
     lanes: NDArray[np.int64]
     inputs: NDArray[np.int64]
@@ -51,7 +62,7 @@ class Schedule:
     resets: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(range(0, len(self.offsets) - 1, self.moments_per_step))
 
     @property
     def transitions(self) -> int:
@@ -60,23 +71,26 @@ class Schedule:
 
     def step(self, index: int) -> Step:
         """Return one mini-batch."""
-        which = slice(self.offsets[index], self.offsets[index + 1])
-        return Step(self.lanes[which], self.inputs[which], self.targets[which], self.resets[which])
+        first = index * self.moments_per_step
+        bounds = self.offsets[first : first + self.moments_per_step + 1]
+        which = slice(bounds[0], bounds[-1])
+        return Step(self.lanes[which], self.inputs[which], self.targets[which], self.resets[which], bounds - bounds[0])
 
     def __iter__(self) -> Iterator[Step]:
         return map(self.step, range(len(self)))
 
 
-def session_parallel(sessions: Sessions, batch_size: int) -> Schedule:
+def session_parallel(sessions: Sessions, batch_size: int, moments_per_step: int = 1) -> Schedule:
     """Arrange sessions into mini-batches of at most `batch_size` lanes.
 
-    Sessions are begun in the order given; a lane that ends one begins the next at the following step. Every
-    transition occurs exactly once: at the end, when no session is left to begin, the steps grow smaller. A session
+    Sessions are begun in the order given; a lane that ends one begins the next at the following moment. Every
+    transition occurs exactly once: at the end, when no session is left to begin, the moments grow smaller. A session
     of one click has no transition and is skipped.
 
     Args:
         sessions: Their items may be rows or codes; they are copied as they are.
         batch_size: Number of lanes, at least 1.
+        moments_per_step: Moments that make a mini-batch, at least 1.
     """
     transitions = sessions.lengths - 1
     playing = np.flatnonzero(transitions > 0)
@@ -91,6 +105,7 @@ def session_parallel(sessions: Sessions, batch_size: int) -> Schedule:
     place = (np.repeat(sessions.offsets[playing], transitions) + within)[order]
     return Schedule(
         batch_size=batch_size,
+        moments_per_step=moments_per_step,
         offsets=np.concatenate([[0], np.cumsum(np.bincount(step))]).astype(np.int64),
         lanes=lanes[order],
         inputs=sessions.items[place],

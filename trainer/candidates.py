@@ -31,8 +31,8 @@ def popularity_sampler(
 def log_expected(counts: NDArray[np.int64], sampled: NDArray[np.float64], settings: TrainerSettings) -> Tensor:
     """Return the log of the chance that an item is among a mini-batch's candidates, float32 [N].
 
-    A candidate is another session's target or a sample: 1 - exp(-(B p_target + K p_sample)), Poisson's approximation.
+    A candidate is a target of the mini-batch or a sample: 1 - exp(-(B p_target + K p_sample)), Poisson's approximation.
     """
     target = counts / counts.sum()
-    expected = settings.batch_size * target + settings.negative_samples * sampled
+    expected = settings.step_transitions * target + settings.negative_samples * sampled
     return torch.from_numpy(np.log(-np.expm1(-expected)).astype(np.float32))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.batches import Step
 from model.gru4rec import GRU4Rec
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
 from trainer.kernels import gru
@@ -45,7 +46,11 @@ class Buffer:
 
     def first(self, count: int) -> "Buffer":
         """Return the first rows, the same memory."""
-        return Buffer(self.tensor[:count], self.array[:count])
+        return self.part(0, count)
+
+    def part(self, start: int, stop: int) -> "Buffer":
+        """Return some rows, the same memory."""
+        return Buffer(self.tensor[start:stop], self.array[start:stop])
 
 
 class Parameter:
@@ -74,62 +79,106 @@ class Parameter:
 
 
 class Layer:
-    """One GRU layer: its parameters, and what its forward pass leaves for the backward pass."""
+    """One GRU layer: its parameters, and what its forward pass leaves for the backward pass.
 
-    def __init__(self, network: GRU4Rec, optimizer: SparseAdagrad, layer: int, first: int, lanes: int) -> None:
+    Args:
+        network: It is one of its layers.
+        optimizer: Of its parameters.
+        layer: Which one.
+        first: Column of the carried states where its part begins.
+        lanes: Carried states.
+        most: Transitions of a mini-batch, at most.
+    """
+
+    def __init__(
+        self, network: GRU4Rec, optimizer: SparseAdagrad, layer: int, first: int, *, lanes: int, most: int
+    ) -> None:
         self.first, width = first, network.settings.hidden_sizes[layer]
         names = ("input_weight", "recurrent_weight", "candidate_weight", "bias")
         self.parameters = [
             Parameter(name, network.parameters[name], optimizer) for name in (f"gru.{layer}.{part}" for part in names)
         ]
         self.input, self.recurrent, self.candidate, self.bias = self.parameters
-        self.gates, self.d_gates = Buffer.of(lanes, 3 * width), Buffer.of(lanes, 3 * width)
-        self.h, self.reset_h, self.d_reset_h, self.output, self.mask = (Buffer.of(lanes, width) for _ in range(5))
+        self.gates, self.d_gates = Buffer.of(most, 3 * width), Buffer.of(most, 3 * width)
+        self.h, self.reset_h, self.d_reset_h, self.output, self.mask = (Buffer.of(most, width) for _ in range(5))
         self.mask.tensor.fill_(1)
-        self.d_x = Buffer.of(lanes, len(self.input.tensor))
-        self._lanes = lanes
-        self._views: dict[int, LayerViews] = {}
+        self.d_x = Buffer.of(most, len(self.input.tensor))
+        self.d_state, self.d_h = Buffer.of(lanes, width), Buffer.of(lanes, width)
+        self.input_t, self.recurrent_t = self.input.tensor.t(), self.recurrent.tensor.t()
+        self.candidate_t = self.candidate.tensor.t()
+        self._views: dict[tuple[int, int], LayerViews] = {}
 
-    def views(self, count: int) -> "LayerViews":
-        """Return the buffers cut to a mini-batch of `count`; the last mini-batches of an epoch are smaller."""
-        if count not in self._views:
-            self._views[count] = LayerViews(self, count)
-        return self._views[count]
+    def views(self, start: int, stop: int) -> "LayerViews":
+        """Return the buffers cut to some transitions; the last mini-batches of an epoch are smaller."""
+        if (start, stop) not in self._views:
+            self._views[start, stop] = LayerViews(self, start, stop)
+        return self._views[start, stop]
+
+    def forward(self, x: Tensor, state: Floats, step: Step) -> Tensor:
+        """Advance the carried states by a mini-batch's clicks; returns what goes up, [B, H].
+
+        Args:
+            x: float32 [B, E], the layer's input.
+            state: float32 [lanes, W], changed in place.
+            step: Which lanes play when.
+        """
+        whole = self.views(0, len(x))
+        torch.mm(x, self.input.tensor, out=whole.gates.tensor)
+        for start, stop in step.moments:
+            self.views(start, stop).forward(state, step.lanes[start:stop], step.resets[start:stop])
+        return whole.output.tensor
+
+    def backward(self, d_output: Floats, x: Tensor, step: Step) -> Floats:
+        """Leave the gradients of the parameters; returns that of the input, [B, E].
+
+        It follows the states back to the mini-batch's first moment and no further.
+        """
+        whole = self.views(0, len(x))
+        self.d_state.array[:] = 0
+        for start, stop in reversed(step.moments):
+            views, lanes, resets = self.views(start, stop), step.lanes[start:stop], step.resets[start:stop]
+            views.backward(d_output[start:stop], lanes)
+            if start:
+                views.into_past(lanes, resets)
+        gru.sum_rows(whole.d_gates.array, self.bias.gradient.numpy())
+        torch.mm(whole.d_gates.tensor, self.input_t, out=whole.d_x.tensor)
+        torch.mm(x.t(), whole.d_gates.tensor, out=self.input.gradient)
+        torch.mm(whole.h.tensor.t(), whole.d_zr, out=self.recurrent.gradient)
+        torch.mm(whole.reset_h.tensor.t(), whole.d_c, out=self.candidate.gradient)
+        return whole.d_x.array
 
 
 class LayerViews:
-    """One layer at one size of mini-batch."""
+    """One layer's buffers at some transitions."""
 
-    def __init__(self, layer: Layer, count: int) -> None:
+    def __init__(self, layer: Layer, start: int, stop: int) -> None:
         self._layer = layer
-        self._gates, self._d_gates = layer.gates.first(count), layer.d_gates.first(count)
-        self._h, self._reset_h, self._d_reset_h = (
-            buffer.first(count) for buffer in (layer.h, layer.reset_h, layer.d_reset_h)
+        self.gates, self.d_gates = layer.gates.part(start, stop), layer.d_gates.part(start, stop)
+        self.h, self.reset_h, self._d_reset_h, self.output, self.mask = (
+            buffer.part(start, stop) for buffer in (layer.h, layer.reset_h, layer.d_reset_h, layer.output, layer.mask)
         )
-        self.output, self.mask, self.d_x = layer.output.first(count), layer.mask.first(count), layer.d_x.first(count)
+        self.d_x, self._d_h = layer.d_x.part(start, stop), layer.d_h.part(0, stop - start)
         width = layer.h.tensor.shape[1]
-        self._zr, self._c = self._gates.tensor[:, : 2 * width], self._gates.tensor[:, 2 * width :]
-        self._d_zr, self._d_c = self._d_gates.tensor[:, : 2 * width], self._d_gates.tensor[:, 2 * width :]
-        self._h_t, self._reset_h_t = self._h.tensor.t(), self._reset_h.tensor.t()
-        self._candidate_t, self._input_t = layer.candidate.tensor.t(), layer.input.tensor.t()
+        self._zr, self._c = self.gates.tensor[:, : 2 * width], self.gates.tensor[:, 2 * width :]
+        self.d_zr, self.d_c = self.d_gates.tensor[:, : 2 * width], self.d_gates.tensor[:, 2 * width :]
 
-    def forward(self, x: Tensor, state: Floats, lanes: NDArray[np.int64]) -> None:
-        """Advance the carried states by one click; what goes up is in `output`."""
-        layer, gates, h = self._layer, self._gates.array, self._h.array
-        gru.take_state(state, layer.first, lanes, h)
-        torch.mm(x, layer.input.tensor, out=self._gates.tensor)
-        torch.addmm(self._zr, self._h.tensor, layer.recurrent.tensor, out=self._zr)
-        gru.open_gates(layer.bias.array, gates, h, self._reset_h.array)
-        torch.addmm(self._c, self._reset_h.tensor, layer.candidate.tensor, out=self._c)
+    def forward(self, state: Floats, lanes: NDArray[np.int64], resets: NDArray[np.bool_]) -> None:
+        """Advance the carried states by one moment; `gates` holds the input's share."""
+        layer, gates, h = self._layer, self.gates.array, self.h.array
+        gru.take_state(state, layer.first, lanes, resets, h)
+        torch.addmm(self._zr, self.h.tensor, layer.recurrent.tensor, out=self._zr)
+        gru.open_gates(layer.bias.array, gates, h, self.reset_h.array)
+        torch.addmm(self._c, self.reset_h.tensor, layer.candidate.tensor, out=self._c)
         gru.close_gates(state, layer.first, lanes, layer.bias.array, gates, h, self.mask.array, self.output.array)
 
-    def backward(self, d_output: Floats, x: Tensor) -> None:
-        """Leave the gradient of the input in `d_x`, and those of the parameters; the past is not followed."""
-        layer, gates, d_gates, h = self._layer, self._gates.array, self._d_gates.array, self._h.array
-        gru.through_output(d_output, self.mask.array, h, gates, d_gates)
-        torch.mm(self._d_c, self._candidate_t, out=self._d_reset_h.tensor)
-        gru.through_reset(self._d_reset_h.array, h, gates, d_gates, layer.bias.gradient.numpy())
-        torch.mm(self._d_gates.tensor, self._input_t, out=self.d_x.tensor)
-        torch.mm(x.t(), self._d_gates.tensor, out=layer.input.gradient)
-        torch.mm(self._h_t, self._d_zr, out=layer.recurrent.gradient)
-        torch.mm(self._reset_h_t, self._d_c, out=layer.candidate.gradient)
+    def backward(self, d_output: Floats, lanes: NDArray[np.int64]) -> None:
+        """Leave the gradients before the activations of one moment."""
+        layer, gates, d_gates, h = self._layer, self.gates.array, self.d_gates.array, self.h.array
+        gru.through_output(d_output, self.mask.array, lanes, layer.d_state.array, h, gates, d_gates)
+        torch.mm(self.d_c, layer.candidate_t, out=self._d_reset_h.tensor)
+        gru.through_reset(self._d_reset_h.array, lanes, layer.d_state.array, h, gates, d_gates)
+
+    def into_past(self, lanes: NDArray[np.int64], resets: NDArray[np.bool_]) -> None:
+        """Finish the gradient of the states before one moment."""
+        torch.mm(self.d_zr, self._layer.recurrent_t, out=self._d_h.tensor)
+        gru.through_recurrence(self._d_h.array, lanes, resets, self._layer.d_state.array)

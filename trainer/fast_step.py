@@ -20,7 +20,7 @@ from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.optimizer import ACCUMULATOR, SparseAdagrad
 from trainer.candidates import click_counts, log_expected
-from trainer.fast_layer import Buffer, Layer, LayerViews, optimizer_state
+from trainer.fast_layer import Buffer, Layer, optimizer_state
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values
@@ -76,12 +76,16 @@ class FastStep:
             self._log_q = log_expected(counts, self._sampler.probabilities, settings).numpy()
         lanes, widths = settings.batch_size, network.settings.hidden_sizes
         starts = np.cumsum([0, *widths[:-1]]).tolist()
-        self._layers = [Layer(network, optimizer, layer, first, lanes) for layer, first in enumerate(starts)]
+        most = settings.step_transitions
+        self._layers = [
+            Layer(network, optimizer, layer, first, lanes=lanes, most=most) for layer, first in enumerate(starts)
+        ]
         self._trace_first = sum(widths)
         self._state = np.zeros((lanes, network.state_width), dtype=np.float32)
         self._draws = 0
         self._make_tables(network, optimizer)
-        self._make_buffers(lanes, settings.negative_samples, network.settings.embedding_size)
+        self._make_buffers(most, settings.negative_samples, network.settings.embedding_size)
+        self._d_trace = np.zeros((lanes, network.settings.embedding_size), dtype=np.float32)
 
     def _make_tables(self, network: GRU4Rec, optimizer: SparseAdagrad) -> None:
         table = network.parameters[EMBEDDING].detach()
@@ -91,16 +95,16 @@ class FastStep:
             bias = network.parameters[ITEM_BIAS].detach()
             self._bias, self._bias_state = bias.numpy(), optimizer_state(ITEM_BIAS, bias, optimizer)
 
-    def _make_buffers(self, lanes: int, samples: int, width: int) -> None:
-        most = 2 * lanes + samples
+    def _make_buffers(self, transitions: int, samples: int, width: int) -> None:
+        most = 2 * transitions + samples
         self._slots, self._base = np.full(len(self._table), -1, dtype=np.int64), 0
-        self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, lanes), dtype=np.int64)
+        self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, transitions), dtype=np.int64)
         self._weights, self._shift, self._d_bias = (np.empty(most, dtype=np.float32) for _ in range(3))
         self._vectors, self._d_vectors = Buffer.of(most, width), Buffer.of(most, width)
-        self._scores = Buffer.of(lanes, lanes + samples)
-        self._x, self._x_mask = Buffer.of(lanes, width), Buffer.of(lanes, width)
+        self._scores = Buffer.of(transitions, transitions + samples)
+        self._x, self._x_mask = Buffer.of(transitions, width), Buffer.of(transitions, width)
         self._x_mask.tensor.fill_(1)
-        self._query, self._d_query = Buffer.of(lanes, width), Buffer.of(lanes, width)
+        self._query, self._d_query = Buffer.of(transitions, width), Buffer.of(transitions, width)
         self._loss = Buffer.of(1)
 
     def start_epoch(self) -> None:
@@ -111,22 +115,17 @@ class FastStep:
         """Train on one mini-batch; returns its loss, a scalar that the next call overwrites."""
         count = len(step.inputs)
         candidates, used = self._gather(step)
-        layers = [layer.views(count) for layer in self._layers]
         x = self._x.first(count)
-        self._drop(x_mask := self._x_mask.first(count).array, layers)
-        rows.enter(self._vectors.array, self._places, x_mask, self._state, step.lanes, step.resets, x.array)
-        below = x.tensor
-        for layer in layers:
-            layer.forward(below, self._state, step.lanes)
-            below = layer.output.tensor
-        query = self._add_trace(below, x.array, step.lanes) if self._shape.skip else below
+        self._drop(x_mask := self._x_mask.first(count).array, count)
+        rows.enter(self._vectors.array, self._places, x_mask, x.array)
+        inputs = [x.tensor]
+        for layer in self._layers:
+            inputs.append(layer.forward(inputs[-1], self._state, step))
+        query = self._add_trace(inputs.pop(), x.array, step) if self._shape.skip else inputs.pop()
         d_query = d_output = self._score(query, self._places[1, :count], candidates)
-        for layer, lower in zip(reversed(layers), [*(layers[-2::-1]), None], strict=True):
-            layer.backward(d_output, x.tensor if lower is None else lower.output.tensor)
-            d_output = layer.d_x.array
-        gradient = self._d_vectors.array
-        skip_weight = self._shape.skip_weight if self._shape.skip else 0.0
-        rows.leave(d_output, d_query, skip_weight, x_mask, self._places, candidates, used, gradient)
+        for layer in reversed(self._layers):
+            d_output = layer.backward(d_output, inputs.pop(), step)
+        self._leave(d_output, d_query, step, candidates, used)
         self._update(used)
         return self._loss.tensor[0]
 
@@ -142,21 +141,32 @@ class FastStep:
         )
         return candidates, used
 
-    def _drop(self, x_mask: Floats, layers: list[LayerViews]) -> None:
+    def _drop(self, x_mask: Floats, count: int) -> None:
         """Draw the masks: of the input, then of each layer's output; those that keep all were filled once."""
         settings = self._settings
         if settings.embedding_dropout:
             fill_dropout_mask(x_mask, self.seed, self._draws, settings.embedding_dropout)
         if settings.hidden_dropout:
-            for number, layer in enumerate(layers, start=1):
-                fill_dropout_mask(layer.mask.array, self.seed, self._draws + number, settings.hidden_dropout)
-        self._draws += 1 + len(layers)
+            for number, layer in enumerate(self._layers, start=1):
+                fill_dropout_mask(
+                    layer.views(0, count).mask.array, self.seed, self._draws + number, settings.hidden_dropout
+                )
+        self._draws += 1 + len(self._layers)
 
-    def _add_trace(self, output: Tensor, x: Floats, lanes: NDArray[np.int64]) -> Tensor:
-        query, shape = self._query.first(len(lanes)), self._shape
+    def _add_trace(self, output: Tensor, x: Floats, step: Step) -> Tensor:
+        query, shape = self._query.first(len(x)), self._shape
         weights = shape.trace_decay, shape.skip_weight
-        rows.add_trace(output.numpy(), x, self._state, self._trace_first, lanes, *weights, query.array)
+        place = self._state, self._trace_first, step.lanes, step.resets
+        rows.add_trace(output.numpy(), x, *place, *weights, query.array)
         return query.tensor
+
+    def _leave(self, d_x: Floats, d_query: Floats, step: Step, candidates: int, used: int) -> None:
+        """Add the gradients of the inputs to those of the gathered rows."""
+        shape = self._shape
+        weights = shape.trace_decay, shape.skip_weight if shape.skip else 0.0
+        mask, gradient = self._x_mask.array, self._d_vectors.array
+        trace = self._d_trace, step.lanes, step.resets
+        rows.leave(d_x, d_query, *trace, *weights, mask, self._places, candidates, used, gradient)
 
     def _score(self, query: Tensor, targets: NDArray[np.int64], candidates: int) -> Floats:
         """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""
@@ -169,7 +179,7 @@ class FastStep:
             self._weights,
             candidates,
             targets,
-            self._settings.batch_size,
+            self._settings.step_transitions,
             self._settings.label_smoothing,
             self._d_bias,
             self._loss.array,

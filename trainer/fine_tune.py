@@ -1,4 +1,4 @@
-"""The training loop on one page: session-parallel mini-batches, one GRU step each, sampled candidates, sparse Adagrad.
+"""The training loop on one page: session-parallel mini-batches, sampled candidates, sparse Adagrad.
 
 Shape letters: B transitions in a mini-batch, K sampled items, C = B + K candidates, R = B + C rows gathered, U distinct
 ones among them, D embedding width, W state width, N items.
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
-from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
+from model.gru4rec import EMBEDDING, ITEM_BIAS, Dropout, GRU4Rec
 from model.losses import bpr_max, cross_entropy
 from model.optimizer import SparseAdagrad
+from trainer.averaging import WeightAverage
 from trainer.candidates import click_counts, log_expected, popularity_sampler
 from trainer.errors import TrainingDivergedError
 from trainer.settings import TrainerSettings
@@ -64,6 +65,7 @@ class Rows:
         candidates: int64 [C], places in `distinct`: the targets, then the samples.
         lanes: int64 [B]
         resets: int64 [B], 1 where the state starts from zero.
+        moments: Where each moment of the mini-batch begins and ends.
     """
 
     distinct: Tensor
@@ -71,6 +73,7 @@ class Rows:
     candidates: Tensor
     lanes: Tensor
     resets: Tensor
+    moments: list[tuple[int, int]]
 
 
 def train(
@@ -99,7 +102,8 @@ def train(
     Raises:
         TrainingDivergedError: The loss or a weight is not finite; the network is useless now.
     """
-    schedule = session_parallel(sessions, settings.batch_size)
+    schedule = session_parallel(sessions, settings.batch_size, settings.backprop_steps)
+    average = WeightAverage.of(network, settings)
     step_of = choose_step(network, optimizer, sessions, settings, generator)
     started_s, clicks, total = time.perf_counter(), 0, len(schedule) * epochs
     loss, stopped = torch.zeros((), device=step_of.device), False
@@ -110,12 +114,14 @@ def train(
             if stopped := should_stop():
                 break
             loss += step_of(step)
+            average.note_step()
             clicks += len(step.inputs)
             if done % _CHECK_EVERY_STEPS == 0:
                 _require_finite_loss(loss)
                 on_progress(done, total)
         if stopped:
             break
+    average.apply()
     _require_finite_loss(loss)
     require_finite(network)
     if not stopped:
@@ -192,7 +198,7 @@ class TrainingStep:
         leaves = {name: table.index_select(0, rows.distinct).requires_grad_() for name, table in self._tables.items()}
         loss = self.loss(leaves, rows)
         # The loss is a mean over the mini-batch. Undone, so that the small ones at the end weigh no more per click.
-        scaled = loss * (len(step.inputs) / self._settings.batch_size)
+        scaled = loss * (len(step.inputs) / self._settings.step_transitions)
         gradients = torch.autograd.grad(scaled, [*leaves.values(), *self._dense.values()])
         for (name, table), gradient in zip(self._tables.items(), gradients, strict=False):
             self._optimizer.update_rows(name, table, rows.distinct, gradient)
@@ -208,14 +214,9 @@ class TrainingStep:
             rows: Which of them is what.
         """
         settings = self._settings
-        whole_batch = len(rows.lanes) == len(self._state)
-        state = self._state if whole_batch else self._state.index_select(0, rows.lanes)
-        state = state * (1 - rows.resets).unsqueeze(1)
         x = self._dropped(leaves[EMBEDDING].index_select(0, rows.inputs), rate=settings.embedding_dropout)  # [B, D]
         drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
-        state = self._network.advance(x, state, drop_hidden)
-        self._state = state.detach() if whole_batch else self._state.index_copy(0, rows.lanes, state.detach())
-        query = self._network.query(state, x, drop_hidden)
+        query = self._network.query(self._advance(x, rows, drop_hidden), x, drop_hidden)
         candidates = leaves[EMBEDDING].index_select(0, rows.candidates)  # [C, D]
         if ITEM_BIAS in leaves:
             scores = torch.addmm(leaves[ITEM_BIAS].index_select(0, rows.candidates), query, candidates.T)  # [B, C]
@@ -225,6 +226,19 @@ class TrainingStep:
             return bpr_max(scores, regularisation=settings.bpr_regularisation, elu=settings.bpr_elu)
         log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
         return cross_entropy(scores, log_q, label_smoothing=settings.label_smoothing)
+
+    def _advance(self, x: Tensor, rows: Rows, drop_hidden: Dropout) -> Tensor:
+        """Return the state after each click, [B, W], and carry the last of each lane on; the past of all is cut off."""
+        state, after = self._state, []
+        for start, stop in rows.moments:
+            lanes = rows.lanes[start:stop]
+            whole_batch = len(lanes) == len(state)
+            before = state if whole_batch else state.index_select(0, lanes)
+            before = before * (1 - rows.resets[start:stop]).unsqueeze(1)
+            after.append(self._network.advance(x[start:stop], before, drop_hidden))
+            state = after[-1] if whole_batch else state.index_copy(0, lanes, after[-1])
+        self._state = state.detach()
+        return after[0] if len(after) == 1 else torch.cat(after)
 
     def _dropped(self, x: Tensor, rate: float) -> Tensor:
         if rate == 0:
@@ -246,7 +260,8 @@ class TrainingStep:
         place = (np.cumsum(is_last) - 1)[last]
         packed = torch.from_numpy(np.concatenate([distinct, place, step.lanes, step.resets]))
         lengths = [len(distinct), count, len(wanted) - count, count, count]
-        return Rows(*torch.split(packed.to(self.device, non_blocking=True), lengths))
+        distinct, inputs, candidates, lanes, resets = torch.split(packed.to(self.device, non_blocking=True), lengths)
+        return Rows(distinct, inputs, candidates, lanes, resets, step.moments)
 
 
 def _require_finite_loss(loss: Tensor) -> None:

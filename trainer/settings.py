@@ -40,6 +40,12 @@ class TrainerSettings(BaseModel):
     label_smoothing: DropRate = Field(0.1, description="share of the target spread over all candidates (cross_entropy)")
     logq: bool = Field(True, description="correct scores for how often an item is a candidate (cross_entropy)")
     batch_size: Size = Field(64, description="sessions side by side in one mini-batch")
+    backprop_steps: Size = Field(
+        1, description="clicks of a session that one mini-batch follows back; 1 for short sessions"
+    )
+    weight_averaging: DropRate = Field(
+        0.0, description="what the averaged weights keep with each mini-batch; 0: the last weights"
+    )
     negative_samples: Annotated[int, Ge(0)] = Field(512, description="sampled items shared by one mini-batch")
     sampling_alpha: Annotated[float, Ge(0)] = Field(0.5, description="items are sampled by popularity to this power")
     learning_rate: Annotated[float, Gt(0)] = Field(0.1, description="step of element-wise Adagrad")
@@ -100,6 +106,11 @@ class TrainerSettings(BaseModel):
             item_bias=self.item_bias,
         )
 
+    @property
+    def step_transitions(self) -> int:
+        """Transitions of a whole mini-batch."""
+        return self.batch_size * self.backprop_steps
+
     def torch_device(self) -> torch.device:
         """Return where training runs.
 
@@ -122,7 +133,7 @@ class TrainerSettings(BaseModel):
 
 
 _RECIPE = {
-    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "batch_size", "negative_samples",
-    "sampling_alpha", "learning_rate", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first",
-    "epochs_round", "idle_ms", "replay_share", "holdout_share", "seed",
+    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "batch_size", "backprop_steps",
+    "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "momentum", "embedding_dropout",
+    "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share", "holdout_share", "seed",
 }  # fmt: skip

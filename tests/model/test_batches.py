@@ -22,10 +22,10 @@ def listed(sessions: Sessions) -> list[list[int]]:
     return [part.tolist() for part in np.split(sessions.items, sessions.offsets[1:-1])] if len(sessions) else []
 
 
-@given(lengths=lengths_lists, batch_size=batch_sizes)
-def test_every_transition_occurs_exactly_once(lengths: list[int], batch_size: int) -> None:
+@given(lengths=lengths_lists, batch_size=batch_sizes, moments=st.integers(1, 5))
+def test_every_transition_occurs_exactly_once(lengths: list[int], batch_size: int, moments: int) -> None:
     sessions = sessions_of(lengths)
-    schedule = session_parallel(sessions, batch_size)
+    schedule = session_parallel(sessions, batch_size, moments)
     found = [pair for step in schedule for pair in zip(step.inputs.tolist(), step.targets.tolist(), strict=True)]
     expected = [pair for items in listed(sessions) for pair in pairwise(items)]
     assert sorted(found) == expected
@@ -80,3 +80,21 @@ def test_fewer_sessions_than_lanes_still_play() -> None:
 
 def test_sessions_of_one_click_give_no_step() -> None:
     assert len(session_parallel(sessions_of([1, 1]), 4)) == 0
+
+
+@given(lengths=lengths_lists, batch_size=batch_sizes, moments=st.integers(1, 5))
+def test_mini_batches_of_several_moments_are_the_moments_in_order(
+    lengths: list[int], batch_size: int, moments: int
+) -> None:
+    sessions = sessions_of(lengths)
+    one_by_one = list(session_parallel(sessions, batch_size))
+    found = []
+    steps = list(session_parallel(sessions, batch_size, moments))
+    assert all(len(step.moments) == moments for step in steps[:-1])
+    for step in steps:
+        for start, stop in step.moments:
+            columns = (step.lanes, step.inputs, step.targets, step.resets)
+            found.append([column[start:stop].tolist() for column in columns])
+    assert found == [
+        [column.tolist() for column in (step.lanes, step.inputs, step.targets, step.resets)] for step in one_by_one
+    ]

@@ -43,7 +43,9 @@ def trained(kind: Any, settings: TrainerSettings, *, epochs: int = 2) -> tuple[G
     losses = []
     for _ in range(epochs):
         step_of.start_epoch()
-        losses += [float(step_of(step)) for step in session_parallel(sessions, settings.batch_size)]
+        losses += [
+            float(step_of(step)) for step in session_parallel(sessions, settings.batch_size, settings.backprop_steps)
+        ]
     return network, optimizer, losses
 
 
@@ -81,6 +83,9 @@ class SameMasks(TrainingStep):
         {"hidden_sizes": (12, 20, 16)},
         {"skip_weight": 2.0, "trace_decay": 0.5, "embedding_dropout": 0.35},
         {"skip_weight": 0.5, "hidden_sizes": (12, 16)},
+        {"backprop_steps": 3},
+        {"backprop_steps": 4, "hidden_sizes": (12, 16), "trace_decay": 0.5, "momentum": 0.3},
+        {"backprop_steps": 30, "skip": False, "label_smoothing": 0.2},
         {"momentum": 0.3},
         {"negative_samples": 0},
         {"embedding_dropout": 0.35, "hidden_dropout": 0.2},
@@ -93,6 +98,9 @@ class SameMasks(TrainingStep):
         "three-layers",
         "trace",
         "skip-weight",
+        "three-moments",
+        "four-moments-layers-trace",
+        "whole-sessions",
         "momentum",
         "no-samples",
         "dropout",

@@ -5,15 +5,21 @@ Shape letters: B transitions, H width of the layer, W state width. `gates` is [B
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.kernels.compiling import ONE, ZERO, Floats, Ints, compiled, sigmoid, tanh
 
 
 @compiled
-def take_state(state: Floats, first: int, lanes: Ints, h: Floats) -> None:
-    """Copy one layer's part of the carried states [lanes, W], from column `first` on, into `h` [B, H]."""
+def take_state(state: Floats, first: int, lanes: Ints, resets: NDArray[np.bool_], h: Floats) -> None:
+    """Copy one layer's part of the carried states [lanes, W], from column `first` on, into `h` [B, H].
+
+    Where a session begins it is zero instead.
+    """
     for i in range(len(lanes)):
         for j in range(h.shape[1]):
-            h[i, j] = state[lanes[i], first + j]
+            h[i, j] = ZERO if resets[i] else state[lanes[i], first + j]
 
 
 @compiled
@@ -50,26 +56,54 @@ def close_gates(
 
 
 @compiled
-def through_output(d_output: Floats, mask: Floats, h: Floats, gates: Floats, d_gates: Floats) -> None:
-    """Write the gradients before the activations of z and c, [B, 3H], from that of a layer's output [B, H]."""
+def through_output(
+    d_output: Floats, mask: Floats, lanes: Ints, d_state: Floats, h: Floats, gates: Floats, d_gates: Floats
+) -> None:
+    """Write the gradients before the activations of z and c, [B, 3H], from that of a layer's output [B, H].
+
+    `d_state` [lanes, H] holds the gradients of the states after these clicks that come from later ones; afterwards
+    those of the states before, as far as they come through 1 - z.
+    """
     width = h.shape[1]
-    for i in range(len(d_output)):
-        candidate, d_candidate = gates[i, 2 * width :], d_gates[i, 2 * width :]
+    for i in range(len(lanes)):
+        candidate, d_candidate, d_new = gates[i, 2 * width :], d_gates[i, 2 * width :], d_state[lanes[i]]
         for j in range(width):
-            update, d_new = gates[i, j], d_output[i, j] * mask[i, j]
-            d_gates[i, j] = d_new * (candidate[j] - h[i, j]) * update * (ONE - update)
+            d_new[j] += d_output[i, j] * mask[i, j]
         for j in range(width):
-            d_candidate[j] = d_output[i, j] * mask[i, j] * gates[i, j] * (ONE - candidate[j] * candidate[j])
+            update = gates[i, j]
+            d_gates[i, j] = d_new[j] * (candidate[j] - h[i, j]) * update * (ONE - update)
+        for j in range(width):
+            d_candidate[j] = d_new[j] * gates[i, j] * (ONE - candidate[j] * candidate[j])
+        for j in range(width):
+            d_new[j] *= ONE - gates[i, j]
 
 
 @compiled
-def through_reset(d_reset_h: Floats, h: Floats, gates: Floats, d_gates: Floats, d_bias: Floats) -> None:
-    """Write the gradient before the activation of r, and the sums over B for the biases [3H]."""
+def through_reset(d_reset_h: Floats, lanes: Ints, d_state: Floats, h: Floats, gates: Floats, d_gates: Floats) -> None:
+    """Write the gradient before the activation of r, and add what comes through r * h to `d_state` [lanes, H]."""
     width = h.shape[1]
-    d_bias[:] = ZERO
-    for i in range(len(d_reset_h)):
+    for i in range(len(lanes)):
+        d_before = d_state[lanes[i]]
         for j in range(width):
             reset = gates[i, width + j]
             d_gates[i, width + j] = d_reset_h[i, j] * h[i, j] * reset * (ONE - reset)
-        for j in range(3 * width):
-            d_bias[j] += d_gates[i, j]
+        for j in range(width):
+            d_before[j] += d_reset_h[i, j] * gates[i, width + j]
+
+
+@compiled
+def through_recurrence(d_h: Floats, lanes: Ints, resets: NDArray[np.bool_], d_state: Floats) -> None:
+    """Add what comes through U_z and U_r, [B, H], to `d_state` [lanes, H]; nothing goes past a session's beginning."""
+    for i in range(len(lanes)):
+        d_before = d_state[lanes[i]]
+        for j in range(d_h.shape[1]):
+            d_before[j] = ZERO if resets[i] else d_before[j] + d_h[i, j]
+
+
+@compiled
+def sum_rows(gradients: Floats, total: Floats) -> None:
+    """Write the sums over the rows of [B, 3H]."""
+    total[:] = ZERO
+    for i in range(len(gradients)):
+        for j in range(len(total)):
+            total[j] += gradients[i, j]

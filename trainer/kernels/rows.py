@@ -74,31 +74,34 @@ def gather(
 
 
 @compiled
-def enter(
-    vectors: Floats, places: Ints, mask: Floats, state: Floats, lanes: Ints, resets: NDArray[np.bool_], x: Floats
-) -> None:
-    """Write the input vectors after dropout into `x` [B, D], and zero the states [lanes, W] where a session begins."""
-    for i in range(len(lanes)):
+def enter(vectors: Floats, places: Ints, mask: Floats, x: Floats) -> None:
+    """Write the input vectors after dropout into `x` [B, D]."""
+    for i in range(len(x)):
         place = places[0, i]
         for d in range(x.shape[1]):
             x[i, d] = vectors[place, d] * mask[i, d]
-        if resets[i]:
-            for w in range(state.shape[1]):
-                state[lanes[i], w] = ZERO
 
 
 @compiled
 def add_trace(
-    output: Floats, x: Floats, state: Floats, first: int, lanes: Ints, decay: float, weight: float, query: Floats
+    output: Floats,
+    x: Floats,
+    state: Floats,
+    first: int,
+    lanes: Ints,
+    resets: NDArray[np.bool_],
+    decay: float,
+    weight: float,
+    query: Floats,
 ) -> None:
     """Write output + weight * trace into `query` [B, D], where the trace is x and `decay` of what it was.
 
     It is carried in the states [lanes, W] from column `first` on, unless that is W: then it is x alone.
     """
-    kept, share = np.float32(decay), np.float32(weight)
+    share = np.float32(weight)
     for i in range(len(lanes)):
         if first < state.shape[1]:
-            trace = state[lanes[i], first:]
+            trace, kept = state[lanes[i], first:], ZERO if resets[i] else np.float32(decay)
             for d in range(x.shape[1]):
                 trace[d] = kept * trace[d] + x[i, d]
             for d in range(x.shape[1]):
@@ -112,19 +115,32 @@ def add_trace(
 def leave(
     d_x: Floats,
     d_query: Floats,
-    skip_weight: float,
+    d_trace: Floats,
+    lanes: Ints,
+    resets: NDArray[np.bool_],
+    decay: float,
+    weight: float,
     mask: Floats,
     places: Ints,
     candidates: int,
     count: int,
     gradient: Floats,
 ) -> None:
-    """Add the gradients of the input vectors to those of the gathered rows, [U, D]; `skip_weight` is 0 without skip."""
-    share = np.float32(skip_weight)
+    """Add the gradients of the input vectors to those of the gathered rows, [U, D].
+
+    Those through the trace are followed back from the last click to the first, in `d_trace` [lanes, D]; see
+    `add_trace`, with a `weight` of 0 where there is no skip.
+    """
+    share = np.float32(weight)
+    d_trace[:] = ZERO
     for u in range(candidates, count):
         for d in range(gradient.shape[1]):
             gradient[u, d] = ZERO
-    for i in range(len(d_x)):
-        place = places[0, i]
+    for i in range(len(d_x) - 1, -1, -1):
+        total, gathered, kept = d_trace[lanes[i]], gradient[places[0, i]], ZERO if resets[i] else np.float32(decay)
         for d in range(d_x.shape[1]):
-            gradient[place, d] += (d_x[i, d] + share * d_query[i, d]) * mask[i, d]
+            total[d] += share * d_query[i, d]
+        for d in range(d_x.shape[1]):
+            gathered[d] += (d_x[i, d] + total[d]) * mask[i, d]
+        for d in range(d_x.shape[1]):
+            total[d] *= kept
