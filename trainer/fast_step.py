@@ -100,6 +100,8 @@ class FastStep:
         self._slots, self._base = np.full(len(self._table), -1, dtype=np.int64), 0
         self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, transitions), dtype=np.int64)
         self._weights, self._shift, self._d_bias = (np.empty(most, dtype=np.float32) for _ in range(3))
+        keeps_target = self._settings.logq and not self._settings.logq_target
+        self._restored = np.empty(most, dtype=np.float32) if keeps_target else _no_floats()
         self._vectors, self._d_vectors = Buffer.of(most, width), Buffer.of(most, width)
         self._scores = Buffer.of(transitions, transitions + samples)
         self._x, self._x_mask = Buffer.of(transitions, width), Buffer.of(transitions, width)
@@ -136,9 +138,8 @@ class FastStep:
             step.inputs, step.targets, samples, self._slots, self._base, self._rows, self._weights, self._places
         )
         self._base += used
-        rows.gather(
-            self._table, self._bias, self._log_q, self._rows, candidates, used, self._vectors.array, self._shift
-        )
+        tables, corrections = (self._table, self._bias, self._log_q), (self._shift, self._restored)
+        rows.gather(*tables, self._rows, candidates, used, self._vectors.array, *corrections)
         return candidates, used
 
     def _drop(self, x_mask: Floats, count: int) -> None:
@@ -176,6 +177,7 @@ class FastStep:
         cross_entropy(
             self._scores.array,
             self._shift,
+            self._restored,
             self._weights,
             candidates,
             targets,

@@ -225,6 +225,8 @@ class TrainingStep:
         if settings.loss == "bpr_max":
             return bpr_max(scores, regularisation=settings.bpr_regularisation, elu=settings.bpr_elu)
         log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
+        if log_q is not None and not settings.logq_target:
+            log_q = log_q.repeat(len(query), 1).fill_diagonal_(0)  # candidate i is the target of row i
         return cross_entropy(scores, log_q, label_smoothing=settings.label_smoothing)
 
     def _advance(self, x: Tensor, rows: Rows, drop_hidden: Dropout) -> Tensor:

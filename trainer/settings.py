@@ -39,6 +39,7 @@ class TrainerSettings(BaseModel):
     bpr_elu: Annotated[float, Ge(0)] = Field(0.0, description="alpha of the ELU on scores of bpr_max; 0: none")
     label_smoothing: DropRate = Field(0.1, description="share of the target spread over all candidates (cross_entropy)")
     logq: bool = Field(True, description="correct scores for how often an item is a candidate (cross_entropy)")
+    logq_target: bool = Field(True, description="correct the target's own score too, which is always a candidate")
     batch_size: Size = Field(64, description="sessions side by side in one mini-batch")
     backprop_steps: Size = Field(
         1, description="clicks of a session that one mini-batch follows back; 1 for short sessions"
@@ -133,7 +134,8 @@ class TrainerSettings(BaseModel):
 
 
 _RECIPE = {
-    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "batch_size", "backprop_steps",
-    "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "momentum", "embedding_dropout",
-    "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share", "holdout_share", "seed",
+    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "logq_target", "batch_size",
+    "backprop_steps", "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "momentum",
+    "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share",
+    "holdout_share", "seed",
 }  # fmt: skip

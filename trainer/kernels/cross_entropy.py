@@ -29,6 +29,7 @@ def _largest(row: Any, shift: Any, count: int) -> Any:
 def cross_entropy(
     scores: Floats,
     shift: Floats,
+    restored: Floats,
     weights: Floats,
     candidates: int,
     targets: Ints,
@@ -45,6 +46,7 @@ def cross_entropy(
     Args:
         scores: Without `shift`.
         shift: float32 [C], added to every row.
+        restored: float32 [C], added to a row's own target once more, or empty.
         weights: float32 [C].
         candidates: C.
         targets: int64 [B], places.
@@ -62,18 +64,25 @@ def cross_entropy(
     for i in range(len(targets)):
         row = scores[i]
         largest = _largest(row, shift, candidates)
-        target = row[targets[i]] + shift[targets[i]] - largest
+        place = targets[i]
+        target = row[place] + shift[place] - largest
+        own = target + (restored[place] if len(restored) else ZERO)
         mass, mean = ZERO, ZERO
         for u in range(candidates):
             corrected = row[u] + shift[u] - largest
             mean += weights[u] * corrected
             row[u] = weights[u] * exp(corrected)
             mass += row[u]
+        # Of the target's occurrences among the candidates one is the row's own.
+        extra = exp(own) - exp(target)
+        row[place] += extra
+        mass += extra
+        mean += own - target
         share = scale / mass
         for u in range(candidates):
             row[u] = row[u] * share - weights[u] * (spread * scale)
             bias_gradient[u] += row[u]
-        row[targets[i]] -= certain * scale
-        bias_gradient[targets[i]] -= certain * scale
-        lost += np.log(mass) - certain * target - spread * mean
+        row[place] -= certain * scale
+        bias_gradient[place] -= certain * scale
+        lost += np.log(mass) - certain * own - spread * mean
     loss[0] = lost / len(targets)

@@ -58,11 +58,20 @@ def distinct_rows(
 
 @compiled
 def gather(
-    table: Floats, bias: Floats, log_q: Floats, rows: Ints, candidates: int, count: int, vectors: Floats, shift: Floats
+    table: Floats,
+    bias: Floats,
+    log_q: Floats,
+    rows: Ints,
+    candidates: int,
+    count: int,
+    vectors: Floats,
+    shift: Floats,
+    restored: Floats,
 ) -> None:
     """Copy the `count` rows into `vectors` [U, D], and what is added to the candidates' scores into `shift` [C].
 
-    `bias` and `log_q` are [N]; either is empty where there is none.
+    `bias` and `log_q` are [N]; either is empty where there is none. What `log_q` took off goes to `restored` [C],
+    unless that is empty.
     """
     for u in range(count):
         row = rows[u]
@@ -71,6 +80,8 @@ def gather(
             vectors[u, d] = table[row, d]
     for u in range(candidates):
         shift[u] = (bias[rows[u]] if len(bias) else ZERO) - (log_q[rows[u]] if len(log_q) else ZERO)
+    for u in range(min(candidates, len(restored))):
+        restored[u] = log_q[rows[u]]
 
 
 @compiled
