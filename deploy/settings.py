@@ -166,8 +166,11 @@ class Settings(BaseSettings):
         )
 
 
-def load_settings() -> Settings:
+def load_settings(**given: Any) -> Settings:
     """Read the environment.
+
+    Args:
+        given: Values that are stronger than the environment, in groups as in `Settings`.
 
     Raises:
         SettingsError: A value is wrong, or a variable with our prefix names no setting.
@@ -181,7 +184,7 @@ def load_settings() -> Settings:
         if name in fields and isinstance(fields[name].default, tuple) and not _is_list(value):
             raise SettingsError(f"{name}: expected a list such as [64] or [128,64], got {value!r}")
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         raise SettingsError(faults(error)) from error
 
@@ -224,7 +227,7 @@ class Setting:
         name: Such as `worker.top_k`.
         variable: Such as `NEXTCLICK_WORKER__TOP_K`.
         value: As plain JSON; a password is replaced by asterisks.
-        source: `environment` or `default`.
+        source: `environment`, `preset` or `default`.
         description: What it means.
         is_secret: Whether `value` is hidden.
     """
@@ -250,10 +253,16 @@ def describe(settings: Settings) -> Iterator[Setting]:
             name=".".join(path),
             variable=_variable(path),
             value=reduce(lambda group, name: group[name], path, plain),
-            source="environment" if os.environ.get(_variable(path)) else "default",
+            source=_source(path, field, reduce(getattr, path, settings)),
             description=field.description or "",
             is_secret=isinstance(reduce(getattr, path, settings), SecretStr),
         )
+
+
+def _source(path: tuple[str, ...], field: FieldInfo, value: Any) -> str:
+    if os.environ.get(_variable(path)):
+        return "environment"
+    return "preset" if path[0] == "trainer" and value != field.default else "default"
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

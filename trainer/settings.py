@@ -1,5 +1,6 @@
 """What an operator can set about the trainer. Read from the environment at the edge, never here."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.clicks import DEFAULT_IDLE_MS
 from model.gru4rec import GRU4RecSettings
 from trainer.errors import DeviceUnavailableError
+from trainer.presets import PRESETS, PresetName
 
 Size = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
@@ -24,13 +26,15 @@ class TrainerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: PresetName = Field("short-sessions", description="what the clicks are like; any other setting is stronger")
+
     embedding_size: Size = Field(96, description="width of an item's vector")
     hidden_sizes: tuple[Size, ...] = Field((96,), description="width of every GRU layer, bottom first")
     feedforward_sizes: tuple[Size, ...] = Field((), description="widths of layers between the GRU and the items")
-    skip: bool = Field(True, description="add the last click's vector to the query")
-    skip_weight: Annotated[float, Gt(0)] = Field(1.0, description="how much of it")
+    skip: bool = Field(True, description="add the trace of the clicked items' vectors to the query")
+    skip_weight: Annotated[float, Gt(0)] = Field(2.0, description="how much of it")
     trace_decay: DropRate = Field(
-        0.0, description="share that older clicks' vectors keep with each click; 0: only the last"
+        0.5, description="share that older clicks' vectors keep with each click; 0: only the last"
     )
     item_bias: bool = Field(True, description="give every item a bias of its own")
 
@@ -78,6 +82,11 @@ class TrainerSettings(BaseModel):
     seed: Annotated[int, Ge(0)] = Field(0, description="of every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     threads: Size = Field(1, description="threads of the tensor library")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, given: Any) -> Any:
+        return {**PRESETS.get(str(given.get("preset")), {}), **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -3,11 +3,12 @@
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import click
 from rich.live import Live
 
-from deploy.commands.options import ClickFile, click_file, json_option, output, settings_with, show_json
+from deploy.commands.options import ClickFile, click_file, json_option, output, recipe_options, settings_with, show_json
 from deploy.demo import RUNNING, Demo, DemoOptions, DemoView, generated_clicks, summary
 from deploy.demo_screen import screen, show_end
 from deploy.local_broker import BROKER_KINDS
@@ -33,10 +34,20 @@ MOST_RATE = 1_000_000.0
     help="embedded needs nothing; kafka needs Java 17 and Maven; or one that runs, with topics of the demo's own.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the made-up clicks.")
+@recipe_options
 @json_option
-def demo(file: ClickFile | None, seconds: float | None, rate: float, broker: str, seed: int, *, as_json: bool) -> None:
+def demo(
+    file: ClickFile | None,
+    seconds: float | None,
+    rate: float,
+    broker: str,
+    seed: int,
+    recipe: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
     """Run the main job here and now: clicks in, recommendations out, weights learned and swapped meanwhile."""
-    settings = settings_with(broker=None if broker in BROKER_KINDS else broker)
+    settings = settings_with(broker=None if broker in BROKER_KINDS else broker, recipe=recipe)
     table, best_recall = _clicks(file, seconds, rate, seed)
     signal.signal(signal.SIGTERM, _interrupt)
     click.echo(f"starting a worker and a trainer on a broker ({broker}) …", err=True)

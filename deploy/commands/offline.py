@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from typing import Any
 
 import click
 import torch
@@ -13,6 +14,7 @@ from deploy.commands.options import (
     open_registry,
     output,
     progress,
+    recipe_options,
     registry_option,
     settings_with,
     show_json,
@@ -32,7 +34,8 @@ split_option = click.option(
 )
 
 
-def _split(table: ClickTable, split: str | None) -> tuple[ClickTable, ClickTable]:
+def split_clicks(table: ClickTable, split: str | None) -> tuple[ClickTable, ClickTable]:
+    """Return what trains and what is held out; the same clicks twice without a split."""
     try:
         return split_table(table, split) if split else (table, table)
     except ValueError as error:
@@ -43,15 +46,16 @@ def _split(table: ClickTable, split: str | None) -> tuple[ClickTable, ClickTable
 @click_file()
 @split_option
 @registry_option
+@recipe_options
 @json_option
-def fit(file: ClickFile, split: str | None, registry: str | None, *, as_json: bool) -> None:
+def fit(file: ClickFile, split: str | None, registry: str | None, recipe: dict[str, Any], *, as_json: bool) -> None:
     """Train a version from scratch on FILE and write it to the registry; nothing is announced.
 
     With --split the held-out clicks are left for `nextclick evaluate` with the same --split.
     """
-    settings = settings_with(registry=registry)
+    settings = settings_with(registry=registry, recipe=recipe)
     versions = open_registry(settings)
-    train, _ = _split(file.read(), split)
+    train, _ = split_clicks(file.read(), split)
     torch.set_num_threads(settings.trainer.threads)
     now_ms = time.time_ns() // 1_000_000
     with progress() as bar:
@@ -126,7 +130,7 @@ def evaluate(
     """
     settings = settings_with(registry=registry)
     table = file.read()
-    train, test = _split(table, split)
+    train, test = split_clicks(table, split)
     versions = open_registry(settings)
     chosen = version or next(reversed(versions.versions()), None)
     if chosen is None:

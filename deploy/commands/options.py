@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from deploy.settings import PREFIX, KafkaSettings, Settings, load_settings
 from model.clicks import ClickTable, read_clicks
 from model.errors import InvalidFileError
 from model.registry import Registry
+from trainer.presets import PresetName
+from trainer.settings import TrainerSettings
 
 Command = Callable[..., Any]
 
@@ -72,9 +74,45 @@ def click_file(*name: str, **settings: Any) -> Callable[[Command], Command]:
     return decorate
 
 
-def settings_with(*, broker: str | None = None, registry: str | None = None) -> Settings:
+def recipe_options(command: Command) -> Command:
+    """Add the parameter `recipe`: trainer settings by name that are stronger than the environment's."""
+
+    @click.option("--preset", type=click.Choice(get_args(PresetName)), help="Settings for clicks of this kind.")
+    @click.option(
+        "--recipe", "file_of_settings", type=click.Path(path_type=Path), help="Settings that `nextclick tune` found."
+    )
+    @functools.wraps(command)
+    def with_recipe(preset: str | None, file_of_settings: Path | None, **options: Any) -> Any:
+        chosen = {"preset": preset} if preset else {}
+        return command(recipe=chosen | (read_recipe(file_of_settings) if file_of_settings else {}), **options)
+
+    return with_recipe
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the trainer settings in a file that `nextclick tune` wrote.
+
+    Raises:
+        InvalidFileError: It cannot be read, is no JSON object, or names what is no setting of the trainer.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InvalidFileError(f"{path}: there is no such file; `nextclick tune` writes one") from error
+    except (OSError, ValueError) as error:
+        raise InvalidFileError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidFileError(f"{path}: expected a JSON object of trainer settings, got {type(found).__name__}")
+    for name in sorted(found.keys() - TrainerSettings.model_fields.keys()):
+        raise InvalidFileError(f"{path}: {name!r} is no setting of the trainer; `nextclick settings` lists them")
+    return found
+
+
+def settings_with(
+    *, broker: str | None = None, registry: str | None = None, recipe: Mapping[str, Any] | None = None
+) -> Settings:
     """Read the settings and put a command's own options over them."""
-    settings = load_settings()
+    settings = load_settings(**({"trainer": recipe} if recipe else {}))
     if broker:
         try:
             kafka = KafkaSettings.model_validate(settings.kafka.model_dump() | {"bootstrap_servers": broker})

@@ -8,7 +8,15 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from deploy import topics
-from deploy.commands.options import broker_option, json_option, open_registry, registry_option, settings_with, show_json
+from deploy.commands.options import (
+    broker_option,
+    json_option,
+    open_registry,
+    recipe_options,
+    registry_option,
+    settings_with,
+    show_json,
+)
 from deploy.http_server import HttpServer
 from deploy.logs import process_logs
 from deploy.settings import Settings
@@ -22,14 +30,15 @@ log = structlog.get_logger()
 @click.command(epilog="Example: nextclick trainer --once --broker kafka:9092 --registry s3://bucket/nextclick")
 @broker_option
 @registry_option
+@recipe_options
 @click.option("--once", is_flag=True, help="Run one round over what is in the topic, then exit.")
 @json_option
-def trainer(broker: str | None, registry: str | None, *, once: bool, as_json: bool) -> None:
+def trainer(broker: str | None, registry: str | None, recipe: dict[str, Any], *, once: bool, as_json: bool) -> None:
     """Learn from the clicks until SIGTERM: fine-tune, gate, publish, round after round.
 
     With --once, a candidate that the gate refused is no failure: the status is 0, and the last line says so.
     """
-    settings = settings_with(broker=broker, registry=registry)
+    settings = settings_with(broker=broker, registry=registry, recipe=recipe)
     with process_logs(settings.log_format, settings.log_level):
         result = _run(settings, once=once)
     if as_json:
