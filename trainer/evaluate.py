@@ -1,6 +1,6 @@
 """How well the next click is foreseen: every position of every session, all items ranked.
 
-Shape letters: S sessions of a chunk, N items, D embedding width, W state width, n clicks, c counted ones.
+Shape letters: S sessions of a chunk, N items, E input width, W state width, n clicks, c counted ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
-from model.gru4rec import EMBEDDING, GRU4Rec
+from model.gru4rec import GRU4Rec
 from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
 from model.vocabulary import Vocabulary
 
@@ -58,9 +58,9 @@ class NetworkScorer:
         found: NDArray[np.int64],
     ) -> None:
         """Play a chunk of sessions in step, the longest first, and fill in the ranks of their counted clicks."""
-        network, table = self.network, self.network.parameters[EMBEDDING]
+        network, table = self.network, self.network.input_table
         state = table.new_zeros(len(chunk), network.state_width)  # [S, W]
-        x = table.new_zeros(len(chunk), table.shape[1])  # [S, D], of the last known item
+        x = table.new_zeros(len(chunk), table.shape[1])  # [S, E], of the last known item
         begun = np.zeros(len(chunk), dtype=np.bool_)
         begins, lengths = sessions.offsets[chunk], sessions.lengths[chunk]
         for position in range(int(lengths.max(initial=0)) - 1):

@@ -1,7 +1,7 @@
 """The training loop on one page: session-parallel mini-batches, sampled candidates, sparse Adagrad.
 
-Shape letters: B transitions in a mini-batch, K sampled items, C = B + K candidates, R = B + C rows gathered, U distinct
-ones among them, D embedding width, W state width, N items.
+Shape letters: B transitions in a mini-batch, K sampled items, C = B + K candidates, U distinct rows of those scored, I
+distinct rows of those taken in, D embedding width, E input width, W state width, N items.
 """
 
 import time
@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, ITEM_BIAS, Dropout, GRU4Rec
-from model.losses import bpr_max, cross_entropy
 from model.optimizer import SparseAdagrad
 from trainer.averaging import WeightAverage
 from trainer.candidates import click_counts, log_expected, popularity_sampler
@@ -57,11 +57,12 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of the item table that one mini-batch needs.
+    """The rows of the item tables that one mini-batch needs.
 
     Attributes:
-        distinct: int64 [U], each once.
-        inputs: int64 [B], places in `distinct`.
+        distinct: int64 [U], each once; where the input is shared, those of the inputs too.
+        distinct_inputs: int64 [I], each once; `distinct` itself where the input is shared.
+        inputs: int64 [B], places in `distinct_inputs`.
         candidates: int64 [C], places in `distinct`: the targets, then the samples.
         lanes: int64 [B]
         resets: int64 [B], 1 where the state starts from zero.
@@ -69,6 +70,7 @@ class Rows:
     """
 
     distinct: Tensor
+    distinct_inputs: Tensor
     inputs: Tensor
     candidates: Tensor
     lanes: Tensor
@@ -172,7 +174,9 @@ class TrainingStep:
         settings: TrainerSettings,
         generator: torch.Generator,
     ) -> None:
-        self._tables = {name: network.parameters[name] for name in (EMBEDDING, ITEM_BIAS) if name in network.parameters}
+        self._tables = network.item_tables
+        self._input_table = network.settings.input_table
+        self._has_own_input = self._input_table != EMBEDDING
         self.device = self._tables[EMBEDDING].device
         self._dense = {
             name: network.parameters[name].detach().requires_grad_() for name in network.dense_parameter_names
@@ -180,6 +184,9 @@ class TrainingStep:
         self._network = GRU4Rec(network.settings, network.parameters | self._dense)
         self._optimizer = optimizer
         self._settings = settings
+        self._loss = settings.loss_function()
+        # A network may go on under other settings than those it was made with; without a vector there is none to drop.
+        self._input_dropout = 0.0 if network.settings.item_input == "one_hot" else settings.embedding_dropout
         seed = int(torch.randint(2**62, (), generator=generator))
         self._generator = torch.Generator(self.device).manual_seed(seed)
         counts = click_counts(sessions, network.item_count)
@@ -195,13 +202,14 @@ class TrainingStep:
     def __call__(self, step: Step) -> Tensor:
         """Train on one mini-batch; returns its loss, a scalar on the device, not waited for."""
         rows = self._rows(step)
-        leaves = {name: table.index_select(0, rows.distinct).requires_grad_() for name, table in self._tables.items()}
+        used = {name: rows.distinct_inputs if name == self._input_table else rows.distinct for name in self._tables}
+        leaves = {name: table.index_select(0, used[name]).requires_grad_() for name, table in self._tables.items()}
         loss = self.loss(leaves, rows)
         # The loss is a mean over the mini-batch. Undone, so that the small ones at the end weigh no more per click.
         scaled = loss * (len(step.inputs) / self._settings.step_transitions)
         gradients = torch.autograd.grad(scaled, [*leaves.values(), *self._dense.values()])
         for (name, table), gradient in zip(self._tables.items(), gradients, strict=False):
-            self._optimizer.update_rows(name, table, rows.distinct, gradient)
+            self._optimizer.update_rows(name, table, used[name], gradient)
         for (name, weight), gradient in zip(self._dense.items(), gradients[len(leaves) :], strict=True):
             self._optimizer.update_dense(name, weight.detach(), gradient)
         return loss.detach()
@@ -210,24 +218,27 @@ class TrainingStep:
         """Advance the carried states by one click and return the loss of guessing the next.
 
         Args:
-            leaves: The gathered rows of the item table, [U, D], and of the biases, [U], by the parameter's name.
+            leaves: The gathered rows of the item tables by the parameter's name: [I, E] of the one that is taken in,
+                [U, D] of the embedding, [U] of the biases.
             rows: Which of them is what.
         """
         settings = self._settings
-        x = self._dropped(leaves[EMBEDDING].index_select(0, rows.inputs), rate=settings.embedding_dropout)  # [B, D]
+        x = self._dropped(leaves[self._input_table].index_select(0, rows.inputs), rate=self._input_dropout)  # [B, E]
         drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
         query = self._network.query(self._advance(x, rows, drop_hidden), x, drop_hidden)
-        candidates = leaves[EMBEDDING].index_select(0, rows.candidates)  # [C, D]
-        if ITEM_BIAS in leaves:
-            scores = torch.addmm(leaves[ITEM_BIAS].index_select(0, rows.candidates), query, candidates.T)  # [B, C]
-        else:
-            scores = query @ candidates.T
-        if settings.loss == "bpr_max":
-            return bpr_max(scores, regularisation=settings.bpr_regularisation, elu=settings.bpr_elu)
+        scores = self._network.activated(self._scores(query, leaves, rows))
         log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
         if log_q is not None and not settings.logq_target:
             log_q = log_q.repeat(len(query), 1).fill_diagonal_(0)  # candidate i is the target of row i
-        return cross_entropy(scores, log_q, label_smoothing=settings.label_smoothing)
+        return self._loss(scores, log_q)
+
+    @staticmethod
+    def _scores(query: Tensor, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
+        """Return the scores of the candidates before the activation, [B, C], for queries [B, D]."""
+        candidates = leaves[EMBEDDING].index_select(0, rows.candidates)  # [C, D]
+        if ITEM_BIAS in leaves:
+            return torch.addmm(leaves[ITEM_BIAS].index_select(0, rows.candidates), query, candidates.T)
+        return query @ candidates.T
 
     def _advance(self, x: Tensor, rows: Rows, drop_hidden: Dropout) -> Tensor:
         """Return the state after each click, [B, W], and carry the last of each lane on; the past of all is cut off."""
@@ -253,17 +264,24 @@ class TrainingStep:
         """Find the distinct rows of a mini-batch on the CPU, and bring all indices to the device in one copy."""
         count = len(step.inputs)
         samples = self._sampler.sample(self._settings.negative_samples).numpy()
-        wanted = np.concatenate([step.inputs, step.targets, samples])
+        if not self._has_own_input:
+            found, places = self._distinct(np.concatenate([step.inputs, step.targets, samples]))
+            columns = [found, places[:count], places[count:], step.lanes, step.resets]
+        else:
+            found, places = self._distinct(np.concatenate([step.targets, samples]))
+            columns = [found, *self._distinct(step.inputs), places, step.lanes, step.resets]
+        packed = torch.from_numpy(np.concatenate(columns)).to(self.device, non_blocking=True)
+        distinct, *others = torch.split(packed, [len(column) for column in columns])
+        own, inputs, candidates, lanes, resets = others if self._has_own_input else (distinct, *others)
+        return Rows(distinct, own, inputs, candidates, lanes, resets, step.moments)
+
+    def _distinct(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the distinct rows among those wanted, int64 [U], and each one's place there."""
         order = np.arange(len(wanted))
         self._slots[wanted] = order  # of equal rows the last stays; several times faster than sorting them
         last = self._slots[wanted]
         is_last = last == order
-        distinct = wanted[is_last]
-        place = (np.cumsum(is_last) - 1)[last]
-        packed = torch.from_numpy(np.concatenate([distinct, place, step.lanes, step.resets]))
-        lengths = [len(distinct), count, len(wanted) - count, count, count]
-        distinct, inputs, candidates, lanes, resets = torch.split(packed.to(self.device, non_blocking=True), lengths)
-        return Rows(distinct, inputs, candidates, lanes, resets, step.moments)
+        return wanted[is_last], (np.cumsum(is_last) - 1)[last]
 
 
 def _require_finite_loss(loss: Tensor) -> None:

@@ -36,7 +36,7 @@ def new_learner(
     """
     vocabulary = Vocabulary(_in_order_of_appearance(sessions, item_ids))
     network = GRU4Rec.initialised(settings.network(), len(vocabulary), generator)
-    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum)
+    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator)
     return Learner(network.to(settings.torch_device()), vocabulary, optimizer)
 
 
@@ -49,8 +49,9 @@ def grown_learner(
 ) -> Learner:
     """Return a learner that goes on from a version, with the sessions' unknown items appended.
 
-    A new item starts at the mean vector of the known items in its sessions; where it met none, it starts as in an
-    untrained network. The version itself is left as it was. Its shape is kept whatever the settings say.
+    A new item starts at the mean vector of the known items in its sessions, in every table of vectors; where it met
+    none, it starts as in an untrained network. The version itself is left as it was. Its shape is kept whatever the
+    settings say.
 
     Args:
         parent: Loaded with its optimizer state.
@@ -63,14 +64,17 @@ def grown_learner(
     known = len(parent.vocabulary)
     drawn = parent.network.with_items(len(vocabulary), generator=generator)
     rows = vocabulary.rows(item_ids)[sessions.items]
-    vectors = drawn.parameters[EMBEDDING].numpy(force=True)
-    _start_new_rows_near_known(vectors, rows, sessions, known)
     # Cloned: training changes tensors in place, and those of the parent still serve as the incumbent in the gate.
     parameters = {name: tensor.clone() for name, tensor in drawn.parameters.items()}
-    parameters[EMBEDDING] = torch.from_numpy(vectors)
+    for name in {EMBEDDING, parent.network.settings.input_table}:
+        vectors = parameters[name].numpy(force=True)
+        _start_new_rows_near_known(vectors, rows, sessions, known)
+        parameters[name] = torch.from_numpy(vectors)
     device = settings.torch_device()
     state = {name: tensor.to(device, copy=True) for name, tensor in parent.optimizer_state.items()}
-    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, state=state).with_rows(len(vocabulary))
+    optimizer = SparseAdagrad(
+        settings.learning_rate, settings.momentum, accumulator=settings.accumulator, state=state
+    ).with_rows(len(vocabulary))
     return Learner(GRU4Rec(parent.network.settings, parameters).to(device), vocabulary, optimizer)
 
 

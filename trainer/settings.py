@@ -8,7 +8,9 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.clicks import DEFAULT_IDLE_MS
-from model.gru4rec import GRU4RecSettings
+from model.gru4rec_settings import Activation, GRU4RecSettings, ItemInput, ResetGate
+from model.losses import LOSSES, Loss, LossName
+from model.optimizer import Accumulator
 from trainer.errors import DeviceUnavailableError
 from trainer.presets import PRESETS, PresetName
 
@@ -37,12 +39,23 @@ class TrainerSettings(BaseModel):
         0.5, description="share that older clicks' vectors keep with each click; 0: only the last"
     )
     item_bias: bool = Field(True, description="give every item a bias of its own")
+    item_input: ItemInput = Field(
+        "shared", description="the clicked item's vector: shared with its output, separate, or one_hot (without vector)"
+    )
+    reset_gate: ResetGate = Field("before", description="whether the reset gate acts before the product or after it")
+    activation: Activation = Field("linear", description="what scores go through before the loss")
+    activation_alpha: Annotated[float, Gt(0)] = Field(
+        0.5, description="alpha of the activation elu; slope below zero of leaky_relu"
+    )
 
-    loss: Literal["cross_entropy", "bpr_max"] = Field("cross_entropy", description="what is minimised")
+    loss: LossName = Field("cross_entropy", description="what is minimised")
     bpr_regularisation: Annotated[float, Ge(0)] = Field(1.0, description="weight of the score penalty of bpr_max")
     bpr_elu: Annotated[float, Ge(0)] = Field(0.0, description="alpha of the ELU on scores of bpr_max; 0: none")
+    temperature: Annotated[float, Gt(0)] = Field(1.0, description="what info_nce divides scores by")
     label_smoothing: DropRate = Field(0.1, description="share of the target spread over all candidates (cross_entropy)")
-    logq: bool = Field(True, description="correct scores for how often an item is a candidate (cross_entropy)")
+    logq: bool = Field(
+        True, description="correct scores for how often an item is a candidate (cross_entropy, info_nce)"
+    )
     logq_target: bool = Field(True, description="correct the target's own score too, which is always a candidate")
     batch_size: Size = Field(64, description="sessions side by side in one mini-batch")
     backprop_steps: Size = Field(
@@ -53,7 +66,8 @@ class TrainerSettings(BaseModel):
     )
     negative_samples: Annotated[int, Ge(0)] = Field(512, description="sampled items shared by one mini-batch")
     sampling_alpha: Annotated[float, Ge(0)] = Field(0.5, description="items are sampled by popularity to this power")
-    learning_rate: Annotated[float, Gt(0)] = Field(0.1, description="step of element-wise Adagrad")
+    learning_rate: Annotated[float, Gt(0)] = Field(0.1, description="step of Adagrad")
+    accumulator: Accumulator = Field("element", description="squared gradients are summed by element or by table row")
     momentum: DropRate = Field(0.0, description="share of the last step that is taken again")
     embedding_dropout: DropRate = Field(0.35, description="dropout on the clicked item's vector")
     hidden_dropout: DropRate = Field(0.2, description="dropout on the way out of the GRU, never on the carried state")
@@ -90,21 +104,25 @@ class TrainerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.item_input == "one_hot" and (self.skip or self.embedding_dropout):
+            raise ValueError("item_input one_hot has no item vector: set skip to false and embedding_dropout to 0")
         self.network()
         if self.round_clicks is None and self.round_interval_s is None:
             raise ValueError("set round_clicks or round_interval_s, else no round ever starts")
         needed = max(self.first_round_clicks, self.round_clicks or 0, self.minimum_clicks)
         if self.window_clicks < needed:
             raise ValueError(f"window_clicks is {self.window_clicks}, but a round asks for {needed} clicks")
-        if self.loss == "bpr_max" and not self.negative_samples:
-            raise ValueError("bpr_max needs negative_samples: the last mini-batches have no other session's target")
+        if not LOSSES[self.loss].takes_log_q and not self.negative_samples:
+            raise ValueError(
+                f"{self.loss} needs negative_samples: the last mini-batches have no other session's target"
+            )
         return self
 
     def network(self) -> GRU4RecSettings:
         """Return the shape of a network trained from scratch.
 
         Raises:
-            ValueError: The widths do not fit each other.
+            ValueError: The widths do not fit each other, or activation_alpha does not fit the activation.
         """
         return GRU4RecSettings(
             embedding_size=self.embedding_size,
@@ -114,6 +132,21 @@ class TrainerSettings(BaseModel):
             skip_weight=self.skip_weight,
             trace_decay=self.trace_decay,
             item_bias=self.item_bias,
+            item_input=self.item_input,
+            reset_gate=self.reset_gate,
+            activation=self.activation,
+            activation_alpha=self.activation_alpha,
+        )
+
+    def loss_function(self) -> Loss:
+        """Return the loss with its options; it ignores a log_q that it does not take."""
+        return LOSSES[self.loss].with_options(
+            {
+                "regularisation": self.bpr_regularisation,
+                "elu": self.bpr_elu,
+                "temperature": self.temperature,
+                "label_smoothing": self.label_smoothing,
+            }
         )
 
     @property
@@ -143,8 +176,8 @@ class TrainerSettings(BaseModel):
 
 
 _RECIPE = {
-    "loss", "bpr_regularisation", "bpr_elu", "label_smoothing", "logq", "logq_target", "batch_size",
-    "backprop_steps", "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "momentum",
-    "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share",
+    "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
+    "backprop_steps", "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "accumulator",
+    "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share",
     "holdout_share", "seed",
 }  # fmt: skip

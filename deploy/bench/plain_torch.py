@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from model.batches import Step
 from model.clicks import Sessions
-from model.losses import LOSSES
 from trainer.candidates import click_counts, log_expected, popularity_sampler
 from trainer.settings import TrainerSettings
 
@@ -70,8 +69,7 @@ class PlainTorchStep:
             target = torch.arange(len(targets), device=self.device)
             loss = functional.cross_entropy(corrected, target, label_smoothing=settings.label_smoothing)
         else:
-            options = {"regularisation": settings.bpr_regularisation, "elu": settings.bpr_elu}
-            loss = LOSSES[settings.loss].with_options(options)(scores)
+            loss = settings.loss_function()(scores, self._log_q[candidates] if settings.logq else None)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()

@@ -20,12 +20,12 @@ from deploy.shop import Shop, ShopSettings
 from model.batches import Schedule, Step, session_parallel
 from model.clicks import Sessions, sessionise
 from model.gru4rec import GRU4Rec
+from model.losses import LossName
 from model.optimizer import SparseAdagrad
 from trainer.fine_tune import MiniBatchStep, TrainingStep, choose_step
 from trainer.settings import TrainerSettings
 
 WARM_UP_STEPS = 20
-Loss = Literal["cross_entropy", "bpr_max"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TrainBench:
     hidden: int = 96
     batch: int = 64
     samples: int = 512
-    loss: Loss = "cross_entropy"
+    loss: LossName = "cross_entropy"
     clicks: int = 100_000
     seconds: float = 5.0
     repeats: int = 3

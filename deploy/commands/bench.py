@@ -7,9 +7,10 @@ import click
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
 from deploy.bench.stream import StreamBench
-from deploy.bench.train import Loss, TrainBench
+from deploy.bench.train import TrainBench
 from deploy.commands.options import json_option, notes, output, settings_with, show_json, table_of
 from deploy.local_broker import BROKER_KINDS
+from model.losses import LossName
 
 DEFAULTS = StreamBench()
 TRAIN = TrainBench()
@@ -64,7 +65,7 @@ def stream(
 @click.option("--hidden", type=click.IntRange(min=1), default=TRAIN.hidden, show_default=True, help="Width of vectors.")
 @click.option("--batch", type=click.IntRange(min=1), default=TRAIN.batch, show_default=True, help="Sessions at once.")
 @click.option("--samples", type=click.IntRange(min=1), default=TRAIN.samples, show_default=True, help="Items drawn.")
-@click.option("--loss", type=click.Choice(get_args(Loss)), default=TRAIN.loss, show_default=True)
+@click.option("--loss", type=click.Choice(get_args(LossName)), default=TRAIN.loss, show_default=True)
 @click.option("--clicks", type=click.IntRange(min=1000), default=TRAIN.clicks, show_default=True, help="To train on.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=TRAIN.seconds, show_default=True, help="Of a turn.")
 @click.option("--repeats", type=click.IntRange(min=1), default=TRAIN.repeats, show_default=True, help="Turns of each.")

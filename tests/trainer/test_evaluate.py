@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.clicks import Click, Sessions, read_clicks, sessionise, split_table
-from model.gru4rec import EMBEDDING, GRU4Rec
+from model.gru4rec import GRU4Rec
 from model.ranking import UNRANKED
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
@@ -31,7 +31,7 @@ def all_but_first(sessions: Sessions) -> NDArray[np.bool_]:
 
 def ranks_one_by_one(network: GRU4Rec, sessions: Sessions, counted: NDArray[np.bool_]) -> list[int]:
     """Play every session alone, click by click, as the definition says."""
-    table, found = network.parameters[EMBEDDING], []
+    table, found = network.input_table, []
     for session in range(len(sessions)):
         state, x = torch.zeros(1, network.state_width), None
         for place in range(sessions.offsets[session], sessions.offsets[session + 1]):
@@ -49,9 +49,20 @@ def ranks_one_by_one(network: GRU4Rec, sessions: Sessions, counted: NDArray[np.b
     return found
 
 
-def test_batched_ranks_equal_those_of_sessions_played_one_by_one() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"item_input": "separate"},
+        {"item_input": "one_hot", "skip": False},
+        {"item_input": "one_hot", "skip": False, "hidden_sizes": (12, 16), "reset_gate": "after"},
+        {"activation": "tanh"},
+    ],
+    ids=str,
+)
+def test_batched_ranks_equal_those_of_sessions_played_one_by_one(changes: dict[str, object]) -> None:
     generator = np.random.default_rng(0)
-    network = GRU4Rec.initialised(SMALL.network(), 25, torch.Generator().manual_seed(0))
+    network = GRU4Rec.initialised(SMALL.model_copy(update=changes).network(), 25, torch.Generator().manual_seed(0))
     sessions = sessions_of_rows(
         generator, sessions=300, clicks=6
     )  # more than one chunk, of 30 rows of which 25 are known

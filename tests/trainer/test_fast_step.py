@@ -211,7 +211,12 @@ def test_the_default_recipe_takes_the_fast_step_without_a_word() -> None:
     ("changes", "reason"),
     [
         ({"loss": "bpr_max"}, "loss"),
+        ({"loss": "info_nce"}, "loss"),
         ({"hidden_sizes": (24,), "feedforward_sizes": (16,)}, "feedforward layers"),
+        ({"item_input": "separate"}, "item input"),
+        ({"item_input": "one_hot", "skip": False}, "item input"),
+        ({"reset_gate": "after"}, "reset gate"),
+        ({"activation": "elu"}, "activation"),
     ],
 )
 def test_what_the_fast_step_does_not_cover_takes_the_plain_one_and_is_logged(

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.batches import Step, session_parallel
 from model.clicks import Sessions, sessionise
 from model.gru4rec import GRU4Rec
-from model.losses import bpr_max, cross_entropy
+from model.losses import LOSSES
 from model.negatives import PopularitySampler
 from model.optimizer import SparseAdagrad
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
@@ -23,7 +23,7 @@ def learn(
 ) -> GRU4Rec:
     generator = torch.Generator().manual_seed(0)
     network = GRU4Rec.initialised(settings.network(), items, generator).to(device)
-    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum)
+    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator)
     train(network, optimizer, sessions, settings, epochs=epochs, generator=generator)
     return network
 
@@ -35,6 +35,9 @@ def recall_at_1(network: GRU4Rec, sessions: Sessions) -> float:
     return float((ranks == 1).mean())
 
 
+ONE_HOT: dict[str, object] = {"item_input": "one_hot", "skip": False}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -44,7 +47,17 @@ def recall_at_1(network: GRU4Rec, sessions: Sessions) -> float:
         {"hidden_sizes": (24,), "feedforward_sizes": (20, 16)},
         {"embedding_dropout": 0.2, "hidden_dropout": 0.2, "label_smoothing": 0.1, "momentum": 0.2},
         {"loss": "bpr_max", "bpr_elu": 0.5},
+        {"loss": "info_nce", "temperature": 0.5},
+        *({"loss": name} for name in LOSSES),
+        {"item_input": "separate"},
+        ONE_HOT,
+        {**ONE_HOT, "hidden_sizes": (12, 16), "reset_gate": "after", "accumulator": "row", "momentum": 0.2},
+        {"reset_gate": "after"},
+        {"activation": "elu"},
+        {"activation": "leaky_relu", "activation_alpha": 0.1},
+        {"accumulator": "row"},
     ],
+    ids=str,
 )
 def test_cyclic_sessions_are_learnt_perfectly_whatever_the_shape_and_the_loss(changes: dict[str, object]) -> None:
     settings = SMALL.model_copy(update=changes)
@@ -89,20 +102,19 @@ def dense_reference(
     for step in steps:
         reference = GRU4Rec(network.settings, parameters)
         state[step.lanes[step.resets]] = 0
-        x = parameters["embedding"][step.inputs]
+        x = parameters[network.settings.input_table][step.inputs]
         after = reference.advance(x, state[step.lanes])
         candidates = np.concatenate([step.targets, sampler.sample(settings.negative_samples).numpy()])
         scores = reference.query(after, x) @ parameters["embedding"][candidates].T + parameters["item_bias"][candidates]
-        if settings.loss == "bpr_max":
-            loss = bpr_max(scores, regularisation=settings.bpr_regularisation)
-        else:
-            loss = cross_entropy(scores, log_q[candidates], label_smoothing=settings.label_smoothing)
+        loss = settings.loss_function()(reference.activated(scores), log_q[candidates] if settings.logq else None)
         gradients = torch.autograd.grad(loss * len(step.inputs) / settings.batch_size, list(parameters.values()))
         state[step.lanes] = after.detach()
-        used = np.unique(np.concatenate([step.inputs, candidates]))
+        in_use = dict.fromkeys(network.item_tables, candidates) | {network.settings.input_table: step.inputs}
+        if network.settings.item_input == "shared":
+            in_use = dict.fromkeys(network.item_tables, np.concatenate([step.inputs, candidates]))
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             # Rows that the step did not use keep their value although their velocity is not zero.
-            rows = torch.from_numpy(used) if name in {"embedding", "item_bias"} else slice(None)
+            rows = torch.from_numpy(np.unique(in_use[name])) if name in in_use else slice(None)
             accumulated[name][rows] += gradient[rows] ** 2
             change = -settings.learning_rate * gradient[rows] / (accumulated[name][rows] + 1e-6).sqrt()
             velocity[name][rows] = settings.momentum * velocity[name][rows] + change
@@ -112,8 +124,16 @@ def dense_reference(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"momentum": 0.3, "label_smoothing": 0.2}, {"loss": "bpr_max", "logq": False}],
-    ids=["cross-entropy", "momentum", "bpr-max"],
+    [
+        {},
+        {"momentum": 0.3, "label_smoothing": 0.2},
+        {"loss": "bpr_max", "logq": False},
+        {"loss": "info_nce", "temperature": 0.5},
+        {"loss": "top1_max", "activation": "elu"},
+        {"item_input": "separate", "momentum": 0.3},
+        {**ONE_HOT, "momentum": 0.3, "reset_gate": "after"},
+    ],
+    ids=str,
 )
 def test_training_steps_equal_dense_autograd(changes: dict[str, object]) -> None:
     settings = SMALL.model_copy(update={"batch_size": 5, **changes})
@@ -137,6 +157,15 @@ def test_training_steps_equal_dense_autograd(changes: dict[str, object]) -> None
     for name, tensor in network.parameters.items():
         # Adagrad's first steps divide by gradients near zero, so rounding shows more than in the gradients themselves.
         assert torch.allclose(tensor, expected[name], rtol=1e-3, atol=2e-4), name
+
+
+def test_a_network_without_item_vectors_goes_on_under_settings_that_drop_them() -> None:
+    sessions = sessionise(table_of(cyclic_clicks("ABC", sessions=20)))
+    without, dropping = (
+        learn(sessions, SMALL.model_copy(update={**ONE_HOT, "embedding_dropout": rate}), items=3, epochs=1)
+        for rate in (0.0, 0.9)
+    )
+    assert all(torch.equal(tensor, dropping.parameters[name]) for name, tensor in without.parameters.items())
 
 
 def stopped_report(asked_before_stop: int) -> tuple[TrainReport, GRU4Rec, int]:

@@ -80,7 +80,8 @@ def zero_shares(settings: TrainerSettings) -> tuple[float, float]:
     sessions = Sessions(np.array([0, 1, 2]), np.array([0, 3]), np.zeros(1, int), np.zeros(1, int))
     leaves = {name: table.clone().requires_grad_() for name, table in network.item_tables.items()}
     one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    rows = Rows(torch.arange(3), inputs=zero, candidates=torch.tensor([1, 2]), lanes=zero, resets=one, moments=[(0, 1)])
+    three, moments = torch.arange(3), [(0, 1)]
+    rows = Rows(three, three, zero, candidates=torch.tensor([1, 2]), lanes=zero, resets=one, moments=moments)
     loss = step_of(network, settings, sessions).loss(leaves, rows)
     gradient = torch.autograd.grad(loss, leaves[EMBEDDING])[0]
     dropped = (gradient == 0).double().mean(dim=1)
