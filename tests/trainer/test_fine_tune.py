@@ -53,6 +53,8 @@ ONE_HOT: dict[str, object] = {"item_input": "one_hot", "skip": False}
         ONE_HOT,
         {**ONE_HOT, "hidden_sizes": (12, 16), "reset_gate": "after", "accumulator": "row", "momentum": 0.2},
         {"reset_gate": "after"},
+        # With skip, a clicked item's own score grows to where tanh is flat, and is not learnt away any more.
+        {"activation": "tanh", "skip": False},
         {"activation": "elu"},
         {"activation": "leaky_relu", "activation_alpha": 0.1},
         {"accumulator": "row"},
