@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -44,9 +46,16 @@ def test_the_recipe_in_the_manifest_holds_what_shapes_the_weights_and_no_secret_
 
 
 def test_whatever_gives_a_network_its_form_is_passed_on() -> None:
-    form = {"item_input": "separate", "reset_gate": "after", "activation": "elu", "activation_alpha": 2.0}
+    form: dict[str, Any] = {
+        "skip_weight": 3.0,
+        "trace_decay": 0.25,
+        "item_input": "separate",
+        "reset_gate": "after",
+        "activation": "elu",
+        "activation_alpha": 2.0,
+    }
     shape = TrainerSettings.model_validate({"embedding_size": 8, "hidden_sizes": [8], **form}).network()
-    assert shape == GRU4RecSettings(8, (8,), (), True, True, "separate", "after", "elu", 2.0)
+    assert shape == GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), **form)
 
 
 @pytest.mark.parametrize(
