@@ -19,6 +19,7 @@ COMMANDS = {
     "models": ("deploy.commands.models:models", "List versions; promote and roll back."),
     "fit": ("deploy.commands.offline:fit", "Train a version on a file, without Kafka."),
     "evaluate": ("deploy.commands.offline:evaluate", "Measure a version on a file, without Kafka."),
+    "compare": ("deploy.commands.compare:compare", "Measure recommenders side by side on a file."),
     "tune": ("deploy.commands.tune:tune", "Search for the settings that suit a file."),
     "bench": ("deploy.commands.bench:bench", "Measure speed; the README's figures."),
     "settings": ("deploy.commands.settings:settings", "Print every setting, ready to be copied."),

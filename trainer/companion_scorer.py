@@ -28,10 +28,18 @@ _SWEEPS = 2
 
 @dataclass(frozen=True)
 class CompanionScorer(NetworkScorer):
-    """Ranks by the mixture of `model.mixing`."""
+    """Ranks by the mixture of `model.mixing`.
+
+    Raises:
+        ValueError: Seen items are to be left out, which the mixture cannot.
+    """
 
     neighbours: Neighbours
     mixing: Mixing
+
+    def __post_init__(self) -> None:
+        if self.removes_seen:
+            raise ValueError("the companion scores items of the session itself: it cannot leave out seen items")
 
     def _ranks(
         self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties

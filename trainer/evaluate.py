@@ -4,7 +4,7 @@ Shape letters: S sessions of a chunk, N items, E input width, W state width, n c
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
 from model.gru4rec import GRU4Rec
 from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
+from model.seen import without_seen
 from model.vocabulary import Vocabulary
 
 _SESSIONS = 256
@@ -36,9 +37,15 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class NetworkScorer:
-    """A network that plays each session from a zero state, as serving does."""
+    """A network that plays each session from a zero state, as serving does.
+
+    Attributes:
+        network: On the device to score on.
+        removes_seen: Whether items that the session has clicked already are left out of the ranking.
+    """
 
     network: GRU4Rec
+    removes_seen: bool = field(default=False, kw_only=True)
 
     def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
         """See `Scorer`."""
@@ -84,9 +91,11 @@ class NetworkScorer:
                 found[places[some] + 1] = self._ranks(sessions, places[some], network.score_all(query), wanted, ties)
 
     def _ranks(
-        self, _sessions: Sessions, _places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
+        self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
     ) -> NDArray[np.int64]:
         """Return the ranks of the clicks after those at the given places of `sessions.items`."""
+        if self.removes_seen:
+            scores = without_seen(scores, sessions, places + 1)
         return ranks(scores, targets, ties).cpu().numpy()
 
     def _affordable(self, lanes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -34,7 +34,7 @@ def new_learner(
         settings: The network's shape, the recipe, and the device.
         generator: Draws the weights.
     """
-    vocabulary = Vocabulary(_in_order_of_appearance(sessions, item_ids))
+    vocabulary = Vocabulary(in_order_of_appearance(sessions, item_ids))
     network = GRU4Rec.initialised(settings.network(), len(vocabulary), generator)
     optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator)
     return Learner(network.to(settings.torch_device()), vocabulary, optimizer)
@@ -60,7 +60,7 @@ def grown_learner(
         settings: The recipe, and the device.
         generator: Draws the vectors of new items that met no known one.
     """
-    vocabulary = parent.vocabulary.extended(_in_order_of_appearance(sessions, item_ids))
+    vocabulary = parent.vocabulary.extended(in_order_of_appearance(sessions, item_ids))
     known = len(parent.vocabulary)
     drawn = parent.network.with_items(len(vocabulary), generator=generator)
     rows = vocabulary.rows(item_ids)[sessions.items]
@@ -83,7 +83,8 @@ def as_rows(sessions: Sessions, item_ids: list[str], vocabulary: Vocabulary) -> 
     return replace(sessions, items=vocabulary.rows(item_ids)[sessions.items])
 
 
-def _in_order_of_appearance(sessions: Sessions, item_ids: list[str]) -> list[str]:
+def in_order_of_appearance(sessions: Sessions, item_ids: list[str]) -> list[str]:
+    """Return the ids of the sessions' items, each once, by their first click."""
     codes, first = np.unique(sessions.items, return_index=True)
     return [item_ids[code] for code in codes[np.argsort(first)].tolist()]
 

@@ -99,19 +99,25 @@ def _cutoffs(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
     return ks
 
 
-@click.command(epilog="Example: nextclick evaluate clicks.parquet --split days:1 --k 5,10,20 --json")
-@click_file()
-@split_option
-@registry_option
-@click.option("--version", "version", help="Which version; the newest in the registry by default.")
-@click.option("--k", "ks", default="5,10,20", show_default=True, callback=_cutoffs, help="Cut-offs, with commas.")
-@click.option(
+cutoffs_option = click.option(
+    "--k", "ks", default="5,10,20", show_default=True, callback=_cutoffs, help="Cut-offs, with commas."
+)
+ties_option = click.option(
     "--ties",
     type=click.Choice(["conservative", "standard"]),
     default="conservative",
     show_default=True,
     help="Whether items with the target's score rank above it or below it.",
 )
+
+
+@click.command(epilog="Example: nextclick evaluate clicks.parquet --split days:1 --k 5,10,20 --json")
+@click_file()
+@split_option
+@registry_option
+@click.option("--version", "version", help="Which version; the newest in the registry by default.")
+@cutoffs_option
+@ties_option
 @json_option
 def evaluate(
     file: ClickFile,

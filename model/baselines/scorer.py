@@ -14,6 +14,7 @@ from model.baselines.contract import Baseline
 from model.baselines.histories import Histories, Integers, spans, starts_of
 from model.clicks import Sessions
 from model.ranking import UNRANKED, Ties, ranks
+from model.seen import without_seen
 
 _MOST_SCORES = 1 << 22  # 16 MiB of float32 at a time, as in serving
 
@@ -25,10 +26,12 @@ class BaselineScorer:
     Attributes:
         baseline: Any.
         users: int64 [S], the user of each session that is ranked, -1 for an unknown one; None for nobody known.
+        removes_seen: Whether items that the session has clicked already are left out of the ranking.
     """
 
     baseline: Baseline
     users: NDArray[np.int64] | None = None
+    removes_seen: bool = False
 
     def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
         """Return the 1-based ranks of the counted clicks, int64 [c], in the order of `sessions.items`.
@@ -47,6 +50,8 @@ class BaselineScorer:
             some = asked[start : start + most]
             histories = before.histories(places[some], self.baseline.window, self.users)
             scores = self.baseline.score(histories)
+            if self.removes_seen:
+                scores = without_seen(scores, sessions, places[some])
             targets = torch.from_numpy(sessions.items[places[some]]).to(scores.device)
             found[some] = ranks(scores, targets, ties).cpu().numpy()
         return found

@@ -1,0 +1,131 @@
+"""Recommenders side by side on a click file."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from deploy.bench.environment import environment
+from deploy.commands.offline import cutoffs_option, ties_option
+from deploy.commands.options import (
+    ClickFile,
+    click_file,
+    json_option,
+    notes,
+    output,
+    progress,
+    recipe_options,
+    settings_with,
+    show_json,
+    table_of,
+)
+from deploy.plots import plot_comparison
+from model.errors import InvalidFileError
+from model.ranking import Ties
+from trainer.compare import MODELS, Finished, Question, Row
+from trainer.compare import compare as compare_models
+from trainer.protocols import Protocol, split_protocol
+
+
+def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    models = tuple(name.strip().replace("_", "-") for name in text.split(","))
+    for name in models:
+        if name not in MODELS:
+            raise click.UsageError(f"--models: {name!r} is none of {', '.join(MODELS)}")
+    return models
+
+
+@click.command(
+    epilog="Example: nextclick compare clicks.parquet --split days:1 --models gru4rec,vmis-knn --plot out.png"
+)
+@click_file()
+@click.option("--models", default=",".join(MODELS), show_default=True, callback=_models, help="Which, with commas.")
+@click.option(
+    "--split",
+    metavar="days:N|sessions:N|period:P|leave-one-out",
+    required=True,
+    help="Which clicks are ranked; leave-one-out: the last of each session, learning from all before it.",
+)
+@click.option("--remove-seen", is_flag=True, help="Leave items that the session has clicked out of the ranking.")
+@cutoffs_option
+@ties_option
+@recipe_options
+@click.option("--results", type=click.Path(path_type=Path), help="Keep each row here when found; a later call goes on.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the comparison as this PNG.")
+@json_option
+def compare(
+    file: ClickFile,
+    models: tuple[str, ...],
+    split: str,
+    ks: tuple[int, ...],
+    ties: Ties,
+    recipe: dict[str, Any],
+    results: Path | None,
+    plot: Path | None,
+    *,
+    remove_seen: bool,
+    as_json: bool,
+) -> None:
+    """Fit recommenders on FILE and rank the same held-out clicks with each, among all items.
+
+    GRU4Rec takes the trainer's settings, the others their own defaults. ms/answer is the median over single histories.
+    """
+    settings = settings_with(recipe=recipe).trainer
+    protocol = _protocol(file, split, settings.idle_ms)
+    question = Question(protocol, ks, ties, remove_seen, settings)
+    torch.set_num_threads(settings.threads)
+    try:
+        finished = _finished(file, split, results)
+        rows = _found(question, models, finished)
+    except ValueError as error:
+        raise InvalidFileError(f"{file.path}: {error}") from error
+    if plot:
+        plot_comparison(rows, plot)
+    if as_json:
+        asked = {"split": split, "ties": ties, "remove_seen": remove_seen}
+        show_json({"rows": rows, **asked, "environment": environment()})
+    else:
+        _print_table(rows)
+
+
+def _protocol(file: ClickFile, split: str, idle_ms: int) -> Protocol:
+    table = file.read()
+    try:
+        return split_protocol(table, split, idle_ms=idle_ms)
+    except ValueError as error:
+        raise click.UsageError(f"--split: {error}") from error
+
+
+def _finished(file: ClickFile, split: str, results: Path | None) -> Finished | None:
+    if results is None:
+        return None
+    clicks = {"sha256": sha256(file.path.read_bytes()).hexdigest(), "columns": dict(file.columns), "split": split}
+    return Finished(results, clicks)
+
+
+def _found(question: Question, models: tuple[str, ...], finished: Finished | None) -> list[Row]:
+    rows = []
+    with progress() as bar:
+        every, one = bar.add_task("models", total=len(models)), bar.add_task("training", total=None)
+        found = compare_models(
+            question,
+            models,
+            finished=finished,
+            on_progress=lambda done, total: bar.update(one, completed=done, total=total),
+        )
+        for row in found:
+            rows.append(row)
+            bar.advance(every)
+            notes.print(f"{row['model']}: Recall@20 {row['recall@20']:.4f}", highlight=False)
+    return rows
+
+
+def _print_table(rows: list[Row]) -> None:
+    table = table_of("model", "Recall@20", "MRR@20", "NDCG@10", "HR@10", "train s", "ms/answer")
+    for row in rows:
+        quality = (f"{row[name]:.4f}" for name in ("recall@20", "mrr@20", "ndcg@10", "hr@10"))
+        table.add_row(row["model"], *quality, f"{row['train_s']:,.1f}", f"{row['ms_per_answer']:.2f}")
+    output.print(table)
+    output.print(f"{rows[0]['cases']:,} next clicks", highlight=False)

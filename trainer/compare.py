@@ -1,0 +1,253 @@
+"""Recommenders side by side on the same clicks: how well they foresee, how long they train, how fast they answer.
+
+Shape letters: B histories, k items of an answer, N items.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.baselines.contract import Baseline
+from model.baselines.histories import Histories
+from model.baselines.kinds import BASELINES
+from model.baselines.scorer import BaselineScorer
+from model.clicks import Sessions, sessionise
+from model.intervals import bootstrap_interval
+from model.ranking import RankingMetrics, Ties
+from model.recommender import Recommender
+from model.vocabulary import Vocabulary
+from trainer import protocols
+from trainer.evaluate import NetworkScorer, Scorer
+from trainer.fine_tune import OnProgress
+from trainer.fit import fit
+from trainer.learner import as_rows, in_order_of_appearance
+from trainer.settings import TrainerSettings
+
+GRU4REC = "gru4rec"
+MODELS = (GRU4REC, *BASELINES)
+CUTOFF = 20
+ALWAYS = (10, CUTOFF)
+_TIMED_ANSWERS = 200
+_LOOKED_AT = 2000
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        protocol: The clicks.
+        ks: Cut-offs, beside `ALWAYS`.
+        ties: See `model.ranking.ranks`.
+        removes_seen: Whether items that the session has clicked already are left out of the ranking.
+        settings: Of GRU4Rec; the device and the seed of all.
+    """
+
+    protocol: protocols.Protocol
+    ks: Sequence[int]
+    ties: Ties
+    removes_seen: bool
+    settings: TrainerSettings
+
+
+class _System(Protocol):
+    """A recommender that has learned."""
+
+    scorer: Scorer
+
+    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
+        """Return the best rows after each history, int32 [B, k], best first."""
+
+    def ready(self, history: list[int]) -> Callable[[], object]:
+        """Return what answers one click: all that is known before it is prepared."""
+
+
+class _Network:
+    def __init__(self, recommender: Recommender, scorer: Scorer) -> None:
+        self._recommender, self.scorer = recommender, scorer
+
+    def _forward(self, histories: list[list[int]]) -> Callable[[], NDArray[np.int32]]:
+        states = self._recommender.encode([history[:-1] for history in histories])
+        before = np.array([history[-2] if len(history) > 1 else -1 for history in histories])
+        slots, rows = np.arange(len(histories)), np.array([history[-1] for history in histories])
+        return lambda: self._recommender.forward(states, before, slots, rows, CUTOFF).top_rows
+
+    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
+        return self._forward(histories)()
+
+    def ready(self, history: list[int]) -> Callable[[], object]:
+        return self._forward([history])
+
+
+class _Baseline:
+    def __init__(self, baseline: Baseline, scorer: Scorer) -> None:
+        self._baseline, self.scorer = baseline, scorer
+
+    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
+        return self._baseline.top_k(Histories.of(histories), CUTOFF)[0]
+
+    def ready(self, history: list[int]) -> Callable[[], object]:
+        one = Histories.of([history])
+        return lambda: self._baseline.top_k(one, CUTOFF)
+
+
+def compare(
+    question: Question,
+    models: Sequence[str],
+    *,
+    finished: "Finished | None" = None,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Iterator[Row]:
+    """Fit one model after the other on the training clicks and yield what each is worth, in the order given.
+
+    Args:
+        question: What is compared.
+        models: Of `MODELS`.
+        finished: Where rows are kept as they are found; those there already are not found again.
+        on_progress: Told how much of a model's training is done.
+
+    Yields:
+        `model`, `cases`, the metrics by name, `recall@20_interval` and `mrr@20_interval` (95 %, over sessions),
+        `coverage@20` (share of all items that occur in the answers looked at), `popularity@20` (mean share of items
+        less popular than an answered one), `train_s` and `ms_per_answer` (median over single histories).
+
+    Raises:
+        ValueError: No session teaches anything, or no click can be ranked.
+    """
+    sessions = sessionise(question.protocol.train, idle_ms=question.protocol.idle_ms, minimum_length=2)
+    item_ids = question.protocol.train.item_ids
+    vocabulary = Vocabulary(in_order_of_appearance(sessions, item_ids))
+    learned = as_rows(sessions, item_ids, vocabulary)
+    ranked, counted = question.protocol.cases(vocabulary)
+    if not counted.any():
+        raise ValueError("no held-out click is on an item of the training clicks: nothing to rank")
+    clicks = _Clicks(learned, len(vocabulary), ranked, counted)
+    for model in models:
+        row = finished.get(model, question) if finished else None
+        if row is None:
+            row = _row(question, model, clicks, on_progress)
+            if finished:
+                finished.add(model, question, row)
+        yield row
+
+
+@dataclass(frozen=True)
+class _Clicks:
+    """The question's clicks as rows: sessions to learn from, of N items, and those whose counted clicks are ranked."""
+
+    learned: Sessions
+    items: int
+    ranked: Sessions
+    counted: NDArray[np.bool_]
+
+
+def _row(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> Row:
+    started_s = time.perf_counter()
+    system = _fitted(question, model, clicks, on_progress)
+    train_s = time.perf_counter() - started_s
+    ranks = system.scorer.next_click_ranks(clicks.ranked, clicks.counted, question.ties)
+    histories = _histories(clicks)
+    return {
+        "model": model,
+        **_metrics(ranks, clicks, (*question.ks, *ALWAYS), question.settings.seed),
+        **_answers(system.answer(histories), clicks),
+        "train_s": round(train_s, 3),
+        "ms_per_answer": round(_ms_per_answer(system, histories), 4),
+    }
+
+
+def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> _System:
+    settings, removes_seen = question.settings, question.removes_seen
+    if model == GRU4REC:
+        version, _ = fit(question.protocol.train, settings, version=model, created_at_ms=0, on_progress=on_progress)
+        recommender = Recommender(version.network, version.vocabulary, model, settings.torch_device())
+        return _Network(recommender, NetworkScorer(version.network, removes_seen=removes_seen))
+    kind = BASELINES[model]
+    generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
+    baseline = kind.fit(clicks.learned, clicks.items, kind.settings_type(), generator, on_progress)
+    return _Baseline(baseline, BaselineScorer(baseline, removes_seen=removes_seen))
+
+
+def _metrics(ranks: NDArray[np.int64], clicks: _Clicks, ks: Sequence[int], seed: int) -> Row:
+    session = np.repeat(np.arange(len(clicks.ranked)), clicks.ranked.lengths)[clicks.counted]
+    within = (ranks <= CUTOFF).astype(np.float64)
+    values = {f"recall@{CUTOFF}": within, f"mrr@{CUTOFF}": within / ranks.astype(np.float64)}
+    intervals = {
+        f"{name}_interval": bootstrap_interval(value, session, np.random.default_rng(seed))
+        for name, value in values.items()
+    }
+    return {"cases": len(ranks), **RankingMetrics.from_ranks(ranks, sorted(set(ks))).to_dict(), **intervals}
+
+
+def _histories(clicks: _Clicks) -> list[list[int]]:
+    """Return what is known before some of the cases, evenly spread: rows, the newest last."""
+    ranked, places = clicks.ranked, np.flatnonzero(clicks.counted)
+    places = places[np.linspace(0, len(places) - 1, min(_LOOKED_AT, len(places))).astype(np.int64)]
+    begins = ranked.offsets[np.searchsorted(ranked.offsets, places, side="right") - 1]
+    histories = (ranked.items[begin:place] for begin, place in zip(begins, places, strict=True))
+    return [known for history in histories if (known := history[history >= 0].tolist())]
+
+
+def _answers(rows: NDArray[np.int32], clicks: _Clicks) -> Row:
+    counts = np.bincount(clicks.learned.items, minlength=clicks.items)
+    less_popular = np.searchsorted(np.sort(counts), counts[rows]) / clicks.items
+    return {
+        f"coverage@{CUTOFF}": len(np.unique(rows)) / clicks.items,
+        f"popularity@{CUTOFF}": float(less_popular.mean()),
+    }
+
+
+def _ms_per_answer(system: _System, histories: list[list[int]]) -> float:
+    taken_s = []
+    for history in histories[:: max(1, len(histories) // _TIMED_ANSWERS)]:
+        answer = system.ready(history)
+        started_s = time.perf_counter()
+        answer()
+        taken_s.append(time.perf_counter() - started_s)
+    return float(np.median(taken_s)) * 1000
+
+
+class Finished:
+    """Rows found so far, in a file of a line each: an interrupted comparison goes on after the last whole line.
+
+    Args:
+        path: Made with the first row.
+        clicks: What tells this file of clicks and its split from others.
+    """
+
+    def __init__(self, path: Path, clicks: Mapping[str, Any]) -> None:
+        self._path, self._clicks = path, dict(clicks)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._rows: dict[str, Row] = {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._rows[entry["key"]] = entry["row"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} holds a line that is no row of a comparison: {line[:80]!r}") from error
+
+    def get(self, model: str, question: Question) -> Row | None:
+        """Return the row of a model, if it was found under the very same question."""
+        return self._rows.get(self._key(model, question))
+
+    def add(self, model: str, question: Question, row: Row) -> None:
+        """Keep a row."""
+        key = self._key(model, question)
+        self._rows[key] = row
+        with self._path.open("a") as file:
+            file.write(json.dumps({"key": key, "row": row}) + "\n")
+
+    def _key(self, model: str, question: Question) -> str:
+        recipe = question.settings.model_dump(mode="json")
+        told = [model, self._clicks, list(question.ks), question.ties, question.removes_seen, recipe]
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
