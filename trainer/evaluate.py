@@ -4,25 +4,28 @@ Shape letters: S sessions of a chunk, N items, E input width, W state width, n c
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
+from model.baselines.popularity_baseline import PopularityBaseline, PopularitySettings
+from model.baselines.scorer import BaselineScorer
+from model.clicks import Sessions
 from model.gru4rec import GRU4Rec
 from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
 from model.seen import without_seen
 from model.vocabulary import Vocabulary
+from trainer.protocols import Protocol
 
 _SESSIONS = 256
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
 
 
-class Scorer(Protocol):
+class Scorer(Interface):
     """Ranks what was clicked next."""
 
     def next_click_ranks(self, sessions: Sessions, counted: NDArray[np.bool_], ties: Ties) -> NDArray[np.int64]:
@@ -132,45 +135,34 @@ class PopularityScorer:
 def evaluate(
     network: GRU4Rec,
     vocabulary: Vocabulary,
-    train: ClickTable,
-    test: ClickTable,
+    protocol: Protocol,
     *,
     ks: Sequence[int] = (1, 5, 10, 20),
     ties: Ties = "conservative",
-    idle_ms: int = DEFAULT_IDLE_MS,
+    removes_seen: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Compare a network with popularity on the same test clicks.
-
-    Every click but a session's first is a case: where does the item rank among all items of the vocabulary, given the
-    clicks before it? Clicks on items that the vocabulary does not have are dropped first. Items of the session itself
-    stay candidates.
+    """Compare a network with popularity on the same clicks, ranked among all items of the vocabulary.
 
     Args:
         network: On the device to score on.
         vocabulary: Its items.
-        train: What popularity counts.
-        test: Clicks that neither has seen.
+        protocol: What popularity counts, and which clicks are ranked.
         ks: Cut-offs.
         ties: See `model.ranking.ranks`.
-        idle_ms: Longest pause inside a session.
+        removes_seen: Whether items that the session has clicked already are left out of the ranking.
 
     Returns:
         `{"gru4rec": {"cases": ..., "recall@20": ..., "mrr@20": ..., "ndcg@20": ...}, "popularity": {...}}`
     """
-    sessions = known_sessions(test, vocabulary, idle_ms)
-    counted = np.ones(len(sessions.items), dtype=np.bool_)
-    counted[sessions.offsets[:-1]] = False
-    trained = vocabulary.rows(train.item_ids)[train.item]
+    sessions, counted = protocol.cases(vocabulary)
+    trained = vocabulary.rows(protocol.train.item_ids)[protocol.train.item]
     counts = np.bincount(trained[trained >= 0], minlength=len(vocabulary))
-    scorers: dict[str, Scorer] = {"gru4rec": NetworkScorer(network), "popularity": PopularityScorer(counts)}
+    popularity = PopularityBaseline(PopularitySettings(), torch.from_numpy(counts.astype(np.float32)))
+    scorers: dict[str, Scorer] = {
+        "gru4rec": NetworkScorer(network, removes_seen=removes_seen),
+        "popularity": BaselineScorer(popularity, removes_seen=removes_seen),
+    }
     return {name: summary(scorer.next_click_ranks(sessions, counted, ties), ks) for name, scorer in scorers.items()}
-
-
-def known_sessions(table: ClickTable, vocabulary: Vocabulary, idle_ms: int) -> Sessions:
-    """Return a table's sessions as rows, without the clicks on unknown items; those of one click are left out."""
-    rows = vocabulary.rows(table.item_ids)[table.item]
-    known = rows >= 0
-    return sessionise(replace(table.select(known), item=rows[known]), idle_ms=idle_ms, minimum_length=2)
 
 
 def summary(found: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:

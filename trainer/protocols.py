@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise, split_table
 from model.vocabulary import Vocabulary
-from trainer.evaluate import known_sessions
 
 LEAVE_ONE_OUT = "leave-one-out"
 
@@ -43,6 +42,13 @@ class Protocol:
         counted = np.zeros(len(sessions.items), dtype=np.bool_)
         counted[sessions.offsets[1:] - 1] = True
         return sessions, counted & (sessions.items >= 0)
+
+
+def known_sessions(table: ClickTable, vocabulary: Vocabulary, idle_ms: int) -> Sessions:
+    """Return a table's sessions as rows, without the clicks on unknown items; those of one click are left out."""
+    rows = vocabulary.rows(table.item_ids)[table.item]
+    known = rows >= 0
+    return sessionise(replace(table.select(known), item=rows[known]), idle_ms=idle_ms, minimum_length=2)
 
 
 def split_protocol(table: ClickTable, how: str, *, idle_ms: int = DEFAULT_IDLE_MS) -> Protocol:

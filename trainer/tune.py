@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
-from model.clicks import ClickTable
 from trainer.errors import TrainingDivergedError
-from trainer.evaluate import NetworkScorer, known_sessions, summary
+from trainer.evaluate import NetworkScorer, summary
 from trainer.fine_tune import OnProgress
 from trainer.fit import fit
+from trainer.protocols import Protocol
 from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Tuned:
 
 
 def tune(
-    train: ClickTable,
-    validation: ClickTable,
+    protocol: Protocol,
     settings: TrainerSettings,
     *,
     trials: int,
@@ -66,8 +64,7 @@ def tune(
     The first trial takes the settings as they are, so that what is found is never worse on the validation clicks.
 
     Args:
-        train: Clicks to learn from, in arrival order.
-        validation: Later clicks, which judge.
+        protocol: Clicks to learn from, and later ones, which judge.
         settings: Where the search begins; what it does not vary stays so.
         trials: How many to add.
         journal: File that every trial is written to as it ends; the same file goes on where an earlier search stopped.
@@ -93,7 +90,7 @@ def tune(
         study.enqueue_trial(_as_trial(settings))
 
     def run(trial: "optuna.Trial") -> float:
-        metrics = _metrics(train, validation, _chosen(trial, settings), on_progress)
+        metrics = _metrics(protocol, _chosen(trial, settings), on_progress)
         for name, value in metrics.items():
             trial.set_user_attr(name, value)
         return metrics[f"recall@{CUTOFF}"] + metrics[f"mrr@{CUTOFF}"]
@@ -145,11 +142,7 @@ def _chosen(trial: "optuna.Trial", settings: TrainerSettings) -> TrainerSettings
     return TrainerSettings.model_validate(settings.model_dump() | _as_settings(parameters))
 
 
-def _metrics(
-    train: ClickTable, validation: ClickTable, settings: TrainerSettings, on_progress: OnProgress
-) -> dict[str, float]:
-    version, _ = fit(train, settings, version="trial", created_at_ms=0, on_progress=on_progress)
-    sessions = known_sessions(validation, version.vocabulary, settings.idle_ms)
-    counted = np.ones(len(sessions.items), dtype=np.bool_)
-    counted[sessions.offsets[:-1]] = False
+def _metrics(protocol: Protocol, settings: TrainerSettings, on_progress: OnProgress) -> dict[str, float]:
+    version, _ = fit(protocol.train, settings, version="trial", created_at_ms=0, on_progress=on_progress)
+    sessions, counted = protocol.cases(version.vocabulary)
     return summary(NetworkScorer(version.network).next_click_ranks(sessions, counted, "conservative"), (CUTOFF,))

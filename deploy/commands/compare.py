@@ -8,7 +8,7 @@ import click
 import torch
 
 from deploy.bench.environment import environment
-from deploy.commands.offline import cutoffs_option, ties_option
+from deploy.commands.offline import cutoffs_option, protocol_of, remove_seen_option, ties_option
 from deploy.commands.options import (
     ClickFile,
     click_file,
@@ -26,7 +26,6 @@ from model.errors import InvalidFileError
 from model.ranking import Ties
 from trainer.compare import MODELS, Finished, Question, Row
 from trainer.compare import compare as compare_models
-from trainer.protocols import Protocol, split_protocol
 
 
 def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -48,7 +47,7 @@ def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[s
     required=True,
     help="Which clicks are ranked; leave-one-out: the last of each session, learning from all before it.",
 )
-@click.option("--remove-seen", is_flag=True, help="Leave items that the session has clicked out of the ranking.")
+@remove_seen_option
 @cutoffs_option
 @ties_option
 @recipe_options
@@ -73,8 +72,7 @@ def compare(
     GRU4Rec takes the trainer's settings, the others their own defaults. ms/answer is the median over single histories.
     """
     settings = settings_with(recipe=recipe).trainer
-    protocol = _protocol(file, split, settings.idle_ms)
-    question = Question(protocol, ks, ties, remove_seen, settings)
+    question = Question(protocol_of(file.read(), split, settings.idle_ms), ks, ties, remove_seen, settings)
     torch.set_num_threads(settings.threads)
     try:
         finished = _finished(file, split, results)
@@ -88,14 +86,6 @@ def compare(
         show_json({"rows": rows, **asked, "environment": environment()})
     else:
         _print_table(rows)
-
-
-def _protocol(file: ClickFile, split: str, idle_ms: int) -> Protocol:
-    table = file.read()
-    try:
-        return split_protocol(table, split, idle_ms=idle_ms)
-    except ValueError as error:
-        raise click.UsageError(f"--split: {error}") from error
 
 
 def _finished(file: ClickFile, split: str, results: Path | None) -> Finished | None:

@@ -20,24 +20,32 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
-from model.clicks import ClickTable, split_table
+from model.clicks import ClickTable
 from model.errors import InvalidFileError
 from model.ranking import Ties
 from model.registry import new_version_name
 from trainer.evaluate import evaluate as evaluate_version
 from trainer.fit import fit as fit_version
+from trainer.protocols import Protocol, split_protocol
 
 split_option = click.option(
     "--split",
-    metavar="days:N|sessions:N|period:P",
-    help="Hold out the newest N days, the last N sessions, or period P (training on the periods before).",
+    metavar="days:N|sessions:N|period:P|leave-one-out",
+    help="Hold out the newest N days, the last N sessions, period P (learning from those before), or each last click.",
 )
 
 
-def split_clicks(table: ClickTable, split: str | None) -> tuple[ClickTable, ClickTable]:
-    """Return what trains and what is held out; the same clicks twice without a split."""
+remove_seen_option = click.option(
+    "--remove-seen", is_flag=True, help="Leave items that the session has clicked out of the ranking."
+)
+
+
+def protocol_of(table: ClickTable, split: str | None, idle_ms: int) -> Protocol:
+    """Return what is learned from and what is ranked; both are the whole table without a split."""
+    if split is None:
+        return Protocol(table, table, last_only=False, idle_ms=idle_ms)
     try:
-        return split_table(table, split) if split else (table, table)
+        return split_protocol(table, split, idle_ms=idle_ms)
     except ValueError as error:
         raise click.UsageError(f"--split: {error}") from error
 
@@ -55,7 +63,7 @@ def fit(file: ClickFile, split: str | None, registry: str | None, recipe: dict[s
     """
     settings = settings_with(registry=registry, recipe=recipe)
     versions = open_registry(settings)
-    train, _ = split_clicks(file.read(), split)
+    train = protocol_of(file.read(), split, settings.trainer.idle_ms).train
     torch.set_num_threads(settings.trainer.threads)
     now_ms = time.time_ns() // 1_000_000
     with progress() as bar:
@@ -118,6 +126,7 @@ ties_option = click.option(
 @click.option("--version", "version", help="Which version; the newest in the registry by default.")
 @cutoffs_option
 @ties_option
+@remove_seen_option
 @json_option
 def evaluate(
     file: ClickFile,
@@ -127,16 +136,16 @@ def evaluate(
     ks: tuple[int, ...],
     ties: Ties,
     *,
+    remove_seen: bool,
     as_json: bool,
 ) -> None:
-    """Rank the next click at every position of every session of FILE among all items.
+    """Rank the next click at every position of every session of FILE among all items, or each session's last.
 
     Recall@k = HR@k is the share of clicks ranked at most k; MRR@k the mean of 1/rank, 0 beyond k; NDCG@k that of
     1/log2(rank + 1). Clicks on items that the version does not know are left out.
     """
     settings = settings_with(registry=registry)
-    table = file.read()
-    train, test = split_clicks(table, split)
+    protocol = protocol_of(file.read(), split, settings.trainer.idle_ms)
     versions = open_registry(settings)
     chosen = version or next(reversed(versions.versions()), None)
     if chosen is None:
@@ -147,11 +156,10 @@ def evaluate(
     results = evaluate_version(
         loaded.network,
         loaded.vocabulary,
-        train=train,
-        test=test,
+        protocol,
         ks=ks,
         ties=ties,
-        idle_ms=settings.trainer.idle_ms,
+        removes_seen=remove_seen,
     )
     if as_json:
         show_json({"version": chosen, "ties": ties, "models": results})

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import torch
 
-from deploy.commands.offline import split_clicks
+from deploy.commands.offline import protocol_of
 from deploy.commands.options import (
     ClickFile,
     click_file,
@@ -27,7 +27,7 @@ from trainer.tune import tune as search
 @click_file()
 @click.option(
     "--split",
-    metavar="days:N|sessions:N|period:P",
+    metavar="days:N|sessions:N|period:P|leave-one-out",
     required=True,
     help="The newest clicks, which judge; keep those that you want to measure on later out of FILE.",
 )
@@ -48,7 +48,7 @@ def tune(file: ClickFile, split: str, trials: int, out: Path, recipe: dict[str, 
     that ran, and nothing else.
     """
     settings = settings_with(recipe=recipe)
-    train, validation = split_clicks(file.read(), split)
+    protocol = protocol_of(file.read(), split, settings.trainer.idle_ms)
     torch.set_num_threads(settings.trainer.threads)
     with progress() as bar:
         all_trials, one = bar.add_task("trials", total=trials), bar.add_task("mini-batches", total=None)
@@ -59,8 +59,7 @@ def tune(file: ClickFile, split: str, trials: int, out: Path, recipe: dict[str, 
 
         try:
             tuned = search(
-                train,
-                validation,
+                protocol,
                 settings.trainer,
                 trials=trials,
                 journal=out.with_suffix(".journal"),

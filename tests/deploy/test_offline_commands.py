@@ -75,3 +75,16 @@ def test_a_fit_on_clicks_that_teach_nothing_says_so(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.endswith("clicks.csv: 2 clicks hold no session of two clicks or more: nothing to learn from\n")
     assert not (tmp_path / "registry").exists()
+
+
+def test_leave_one_out_evaluates_one_click_a_session_with_and_without_the_items_seen(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "clicks.csv", list(shop_clicks(2_000).clicks()))
+    asked = ("--split", "leave-one-out", "--json")
+    assert nextclick("fit", file, *asked, REGISTRY=tmp_path / "r", **SMALL).exit_code == 0
+    all_items, unseen = (
+        last_json(nextclick("evaluate", file, *asked, *more, REGISTRY=tmp_path / "r").stdout)["models"]
+        for more in ((), ("--remove-seen",))
+    )
+    assert 0 < all_items["gru4rec"]["cases"] == unseen["gru4rec"]["cases"] < 1_000
+    for model in ("gru4rec", "popularity"):
+        assert unseen[model]["recall@20"] > all_items[model]["recall@20"], "fewer items stand ahead of the one clicked"

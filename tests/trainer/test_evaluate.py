@@ -14,6 +14,7 @@ from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
 from trainer.evaluate import NetworkScorer, PopularityScorer, evaluate
 from trainer.fit import fit
+from trainer.protocols import Protocol
 from trainer.settings import TrainerSettings
 
 ITEMS = [f"item-{number}" for number in range(30)]
@@ -102,7 +103,7 @@ def test_clicks_on_unknown_items_are_dropped_before_cases_are_counted() -> None:
         [Click("s", item, time) for time, item in enumerate(["A", "new", "B", "C"])]
         + [Click("t", item, time) for time, item in enumerate(["new", "A"])]
     )
-    found = evaluate(network, Vocabulary("ABC"), test, test, ks=(1, 3))
+    found = evaluate(network, Vocabulary("ABC"), Protocol(test, test, last_only=False), ks=(1, 3))
     assert found["gru4rec"]["cases"] == found["popularity"]["cases"] == 2
     assert found["gru4rec"]["recall@3"] == 1.0
 
@@ -111,7 +112,7 @@ def test_a_fitted_version_evaluates_far_above_popularity_on_clicks_with_an_order
     train = table_of(cyclic_clicks(ITEMS, sessions=300))
     test = table_of(cyclic_clicks(ITEMS, sessions=60, start_ms=10**9))
     version, report = fit(train, SMALL, version="v", created_at_ms=5)
-    found = evaluate(version.network, version.vocabulary, train, test, ks=(1,))
+    found = evaluate(version.network, version.vocabulary, Protocol(train, test, last_only=False), ks=(1,))
     assert found["gru4rec"]["recall@1"] == 1.0
     assert found["popularity"]["recall@1"] < 0.1
     assert (version.version, version.parent, version.created_at_ms) == ("v", None, 5)
@@ -126,7 +127,7 @@ def test_a_table_without_a_next_click_cannot_be_fitted() -> None:
 def test_one_epoch_on_real_clicks_is_far_above_popularity(data_file: Callable[[str], Path]) -> None:
     train, test = split_table(read_clicks(data_file("rsc15_100k.parquet")), "days:1")
     version, _ = fit(train, TrainerSettings(epochs_first=1), version="v", created_at_ms=0)
-    found = evaluate(version.network, version.vocabulary, train, test, ks=(20,))
+    found = evaluate(version.network, version.vocabulary, Protocol(train, test, last_only=False), ks=(20,))
     assert found["gru4rec"]["cases"] > 10_000
     assert found["popularity"]["recall@20"] < 0.10
     assert found["gru4rec"]["recall@20"] > 0.64

@@ -22,6 +22,7 @@ from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, table_of
 from trainer.evaluate import NetworkScorer, evaluate
 from trainer.fine_tune import Rows, TrainingStep, train
+from trainer.protocols import Protocol
 from trainer.settings import TrainerSettings
 
 # Steps too short to change a float32, and nothing but the other sessions' targets to tell the target from.
@@ -133,7 +134,7 @@ def test_unknown_test_items_are_left_out_and_do_not_crash_evaluation(lost: str) 
     items = {"first": "xABC", "middle": "AxBC", "last": "ABCx", "all": "xyzx"}[lost]
     test = table_of([Click("s", item, time) for time, item in enumerate(items)])
     network = network_of(SMALL, 3)
-    found = evaluate(network, Vocabulary("ABC"), test, test, ks=(3,))
+    found = evaluate(network, Vocabulary("ABC"), Protocol(test, test, last_only=False), ks=(3,))
     known = sessionise(table_of([Click("s", item, time) for time, item in enumerate("ABC")]))
     expected = NetworkScorer(network).next_click_ranks(known, np.array([False, True, True]), "conservative")
     assert found["gru4rec"]["cases"] == (0 if lost == "all" else 2)
