@@ -8,7 +8,6 @@ import click
 import torch
 
 from deploy.bench.environment import environment
-from deploy.commands.offline import cutoffs_option, protocol_of, remove_seen_option, ties_option
 from deploy.commands.options import (
     ClickFile,
     click_file,
@@ -21,6 +20,7 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
+from deploy.commands.protocol_options import cutoffs_option, protocol_of, remove_seen_option, ties_option
 from deploy.plots import plot_comparison
 from model.errors import InvalidFileError
 from model.ranking import Ties

@@ -20,34 +20,12 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
-from model.clicks import ClickTable
+from deploy.commands.protocol_options import cutoffs_option, protocol_of, remove_seen_option, split_option, ties_option
 from model.errors import InvalidFileError
 from model.ranking import Ties
 from model.registry import new_version_name
 from trainer.evaluate import evaluate as evaluate_version
 from trainer.fit import fit as fit_version
-from trainer.protocols import Protocol, split_protocol
-
-split_option = click.option(
-    "--split",
-    metavar="days:N|sessions:N|period:P|leave-one-out",
-    help="Hold out the newest N days, the last N sessions, period P (learning from those before), or each last click.",
-)
-
-
-remove_seen_option = click.option(
-    "--remove-seen", is_flag=True, help="Leave items that the session has clicked out of the ranking."
-)
-
-
-def protocol_of(table: ClickTable, split: str | None, idle_ms: int) -> Protocol:
-    """Return what is learned from and what is ranked; both are the whole table without a split."""
-    if split is None:
-        return Protocol(table, table, last_only=False, idle_ms=idle_ms)
-    try:
-        return split_protocol(table, split, idle_ms=idle_ms)
-    except ValueError as error:
-        raise click.UsageError(f"--split: {error}") from error
 
 
 @click.command(epilog="Example: nextclick fit clicks.parquet --split days:1 --registry registry")
@@ -95,28 +73,6 @@ def fit(file: ClickFile, split: str | None, registry: str | None, recipe: dict[s
             f"{version.version}: {len(version.vocabulary):,} items, {report.clicks:,} clicks"
             f" in {report.seconds:.1f} s ({report.clicks / report.seconds:,.0f}/s), loss {report.loss:.4f}"
         )
-
-
-def _cutoffs(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        ks = tuple(int(k) for k in text.split(","))
-    except ValueError:
-        ks = ()
-    if not ks or min(ks) < 1:
-        raise click.UsageError(f"--k: expected numbers of at least 1, separated by commas, got {text!r}")
-    return ks
-
-
-cutoffs_option = click.option(
-    "--k", "ks", default="5,10,20", show_default=True, callback=_cutoffs, help="Cut-offs, with commas."
-)
-ties_option = click.option(
-    "--ties",
-    type=click.Choice(["conservative", "standard"]),
-    default="conservative",
-    show_default=True,
-    help="Whether items with the target's score rank above it or below it.",
-)
 
 
 @click.command(epilog="Example: nextclick evaluate clicks.parquet --split days:1 --k 5,10,20 --json")

@@ -7,7 +7,6 @@ from typing import Any
 import click
 import torch
 
-from deploy.commands.offline import protocol_of
 from deploy.commands.options import (
     ClickFile,
     click_file,
@@ -18,6 +17,7 @@ from deploy.commands.options import (
     settings_with,
     show_json,
 )
+from deploy.commands.protocol_options import protocol_of
 from model.errors import InvalidFileError
 from trainer.tune import Tuned
 from trainer.tune import tune as search

@@ -100,7 +100,7 @@ def test_version_is_shown_installed_or_not() -> None:
         ("replay FILE --rate 1 --speed 1", "give rate or speed, not both"),
         ("broker --kind zookeeper", "'zookeeper' is not one of"),
         ("broker --port 9092", "--data-dir and --port need --kind kafka"),
-        ("fit FILE --split days:x", "--split: expected days:N, sessions:N or period:P, got 'days:x'"),
+        ("fit FILE --split days:x", "--split: expected leave-one-out, days:N, sessions:N or period:P, got 'days:x'"),
         ("evaluate FILE --k 5,x", "--k: expected numbers of at least 1, separated by commas, got '5,x'"),
         ("evaluate FILE --k 0", "--k: expected numbers of at least 1, separated by commas, got '0'"),
         ("demo --broker embeded", "expected HOST:PORT"),
