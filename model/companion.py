@@ -1,14 +1,20 @@
 """What goes with a network when it answers: pair counts ready to serve, and what each part of the mixture is worth.
 
 How they are mixed is in `model.mixing`; this file needs no compiler, so that reading a version does not either.
+
+Shape letters: S sessions, C clicks, L clicks of a history.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.transitions import Neighbours
+
+HISTORY = 20
+"""L, the newest clicks of a session that the mixture looks at: what a session record holds."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,22 @@ class Mixing:
         if min(self.forward, self.backward, self.repeat) < 0 or self.last < -self.repeat:
             raise ValueError(f"no item may lose by the companion: {self}")
 
+    @classmethod
+    def of(cls, weights: dict[str, float]) -> "Mixing":
+        """Return the mixing of these weights by name.
+
+        Raises:
+            ValueError: One is missing, unknown or not allowed.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(weights) != names:
+            raise ValueError(f"expected the mixing weights {sorted(names)}, got {sorted(weights)}")
+        return cls(**weights)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return what `of` reads."""
+        return asdict(self)
+
     def as_array(self) -> NDArray[np.float64]:
         """Return the weights in the order of the attributes, float64 [6]."""
         return np.array(tuple(asdict(self).values()), dtype=np.float64)
@@ -55,3 +77,42 @@ class Companion:
 
     neighbours: Neighbours
     mixing: Mixing
+
+
+def histories_of(sessions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return the newest rows of each session, the last in the last column, -1 before the first: int64 [S, L]."""
+    table = np.full((len(sessions), HISTORY), -1, dtype=np.int64)
+    for line, rows in zip(table, sessions, strict=True):
+        newest = rows[-HISTORY:]
+        line[HISTORY - len(newest) :] = newest
+    return table
+
+
+def histories_after(
+    before: NDArray[np.int64], slots: NDArray[np.int64], rows: NDArray[np.int64], counts: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the history up to and with each click of a micro-batch, int64 [C, L], without a loop over clicks.
+
+    Args:
+        before: int64 [S, L], each session's history before the batch.
+        slots: int64 [C], each click's session, in order of arrival.
+        rows: int64 [C], each click's item, -1 for an unknown one.
+        counts: bool [C], false for a click that is in its session's history already.
+    """
+    by_session = np.argsort(slots, kind="stable")
+    taken = by_session[counts[by_session]]
+    added = np.bincount(slots[taken], minlength=len(before))
+    begins = np.arange(len(before)) * HISTORY + np.cumsum(added) - added
+    # Every session's history followed by its clicks of the batch.
+    plays = np.empty(before.size + len(taken), dtype=np.int64)
+    is_click = np.ones(len(plays), dtype=np.bool_)
+    old = (begins[:, None] + np.arange(HISTORY)).ravel()
+    plays[old], is_click[old] = before.ravel(), False
+    plays[is_click] = rows[taken]
+
+    so_far = np.cumsum(counts[by_session])
+    first = np.searchsorted(slots[by_session], np.arange(len(before)))
+    earlier = np.append(0, so_far)[first]  # counted clicks of the sessions before
+    starts = np.empty(len(slots), dtype=np.int64)
+    starts[by_session] = begins[slots[by_session]] + so_far - earlier[slots[by_session]]
+    return plays[starts[:, None] + np.arange(HISTORY)]

@@ -10,8 +10,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.companion import Companion, Mixing
 from model.errors import DamagedVersionError
 from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.transitions import Neighbours, Transitions
 from model.vocabulary import Vocabulary
 
 SCHEMA = 1
@@ -19,6 +21,8 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
 TRAINING_FILE = "training.safetensors"
+TRANSITIONS_FILE = "transitions.safetensors"
+COUNTS_FILE = "counts.safetensors"
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -28,7 +32,7 @@ class FileEntry(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything about a version but its numbers; written last, so that a version with a manifest is whole.
 
     Attributes:
@@ -45,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         trained_until: For each partition of the clicks topic, the first offset that it has not seen.
         metrics: What the gate measured, by name.
         created_at_ms: Milliseconds since the Unix epoch, UTC.
+        mixing: `Mixing.to_dict` of its companion; none, and then no files of one, where the network answers alone.
     """
 
     schema: int
@@ -60,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     trained_until: dict[int, int]
     metrics: dict[str, float]
     created_at_ms: int
+    mixing: dict[str, float] | None = None
 
     def encode(self) -> bytes:
         """Return the content of manifest.json: indented JSON in the order of the fields."""
@@ -150,6 +156,46 @@ def read_network(manifest: Manifest, data: bytes) -> GRU4Rec:
         return GRU4Rec(settings, tensors)
     except ValueError as error:
         raise DamagedVersionError(manifest.version, "shape", str(error)) from error
+
+
+def read_companion(manifest: Manifest, data: bytes) -> Companion:
+    """Read transitions.safetensors and the weights that go with it.
+
+    Raises:
+        DamagedVersionError: "manifest" for weights that are none, "shape" for tensors that are no neighbours of the
+            version's items, "non-finite" for values that are not finite.
+    """
+    tensors = read_tensors(manifest, TRANSITIONS_FILE, data)
+    try:
+        mixing = Mixing.of(manifest.mixing or {})
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "manifest", str(error)) from error
+    try:
+        neighbours = Neighbours.from_tensors(tensors)
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "shape", f"{TRANSITIONS_FILE}: {error}") from error
+    if neighbours.item_count != manifest.items:
+        message = f"{TRANSITIONS_FILE} is of {neighbours.item_count} items, expected {manifest.items}"
+        raise DamagedVersionError(manifest.version, "shape", message)
+    return Companion(neighbours, mixing)
+
+
+def read_counts(manifest: Manifest, data: bytes) -> Transitions:
+    """Read counts.safetensors.
+
+    Raises:
+        DamagedVersionError: "shape" for tensors that are no counts of the version's items, "non-finite" for values
+            that are not finite.
+    """
+    tensors = read_tensors(manifest, COUNTS_FILE, data)
+    try:
+        transitions = Transitions.from_tensors(tensors)
+    except ValueError as error:
+        raise DamagedVersionError(manifest.version, "shape", f"{COUNTS_FILE}: {error}") from error
+    if transitions.item_count != manifest.items:
+        message = f"{COUNTS_FILE} is of {transitions.item_count} items, expected {manifest.items}"
+        raise DamagedVersionError(manifest.version, "shape", message)
+    return transitions
 
 
 def read_tensors(manifest: Manifest, name: str, data: bytes) -> dict[str, Tensor]:

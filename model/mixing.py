@@ -11,35 +11,18 @@ Shape letters: C clicks, N items, K candidates of the network, L clicks of a his
 
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.companion import Mixing
+from model.compiling import ZERO, compiled, exp
 from model.ranking import Ties
 from model.transitions import Neighbours
 
-HISTORY = 20
-"""Clicks of a session that matter: what a session record holds."""
 LOOKBACK = 8
 """Clicks whose successors and predecessors count."""
 AGE_DECAY = 0.7
-
-
-def histories_of(histories: list[list[int]]) -> NDArray[np.int64]:
-    """Return the last `HISTORY` rows of each history, the newest in the last column, -1 before the first: [C, L]."""
-    table = np.full((len(histories), HISTORY), -1, dtype=np.int64)
-    for line, history in zip(table, histories, strict=True):
-        newest = history[-HISTORY:]
-        line[HISTORY - len(newest) :] = newest
-    return table
-
-
-def log_normalisers(scores: Tensor, temper: float) -> NDArray[np.float64]:
-    """Return the log of the sum of exp(temper s) over all items, float64 [C]."""
-    return torch.logsumexp(scores * temper, dim=1).double().cpu().numpy()
 
 
 def mix(
@@ -54,7 +37,7 @@ def mix(
 
     Args:
         scores: float32 [C, N], the network's, on the CPU.
-        top_rows: [C, K], the network's own top rows; exact because K is at least k', which is min(k, N).
+        top_rows: [C, K], the network's own top rows, best first; exact because K is at least k', which is min(k, N).
         histories: int64 [C, L], each click's session, the click itself in the last column; -1 for no or unknown item.
         neighbours: Of the first items of the N; items after them have none.
         mixing: The weights.
@@ -68,11 +51,8 @@ def mix(
         raise ValueError(f"{wanted} items need as many candidates of the network, got {top_rows.shape[1]}")
     rows = np.empty((len(scores), wanted), dtype=np.int32)
     chances = np.empty((len(scores), wanted), dtype=np.float32)
-    normalisers = log_normalisers(scores, mixing.temper)
-    candidates = top_rows.to(torch.int64).numpy()
-    _mix_compiled(
-        scores.numpy(), normalisers, candidates, histories, *_arrays(neighbours), mixing.as_array(), rows, chances
-    )
+    table, tops = scores.numpy(), top_rows.numpy()
+    _mix(table, tops, histories, *_arrays(neighbours), mixing.as_array(), rows, chances)
     return rows, chances
 
 
@@ -84,11 +64,13 @@ def mixture_ranks(
     mixing: Mixing,
     ties: Ties = "conservative",
 ) -> NDArray[np.int64]:
-    """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`."""
+    """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`.
+
+    An item whose score is minus infinity is left out: the companion gives it nothing either.
+    """
     found = np.empty(len(targets), dtype=np.int64)
-    normalisers = log_normalisers(scores, mixing.temper)
-    weights, behind = mixing.as_array(), ties == "conservative"
-    _rank_compiled(scores.cpu().numpy(), normalisers, targets, histories, *_arrays(neighbours), weights, behind, found)
+    behind = ties == "conservative"
+    _rank(scores.cpu().numpy(), targets, histories, *_arrays(neighbours), mixing.as_array(), behind, found)
     return found
 
 
@@ -103,6 +85,17 @@ def _arrays(neighbours: Neighbours) -> tuple[NDArray[Any], ...]:
     )
 
 
+@compiled
+def _log_sum(line: Any, temper: float, largest: Any) -> float:
+    """Return the log of the sum of exp(temper s) over all items, of scores of which the largest is known."""
+    factor, highest = np.float32(temper), np.float32(temper) * largest
+    total = ZERO
+    for j in range(len(line)):
+        total += exp(factor * line[j] - highest)
+    return np.float64(highest) + np.log(np.float64(total))
+
+
+@compiled
 def _give(mass: Any, touched: Any, count: int, row: int, amount: float) -> int:
     """Add to an item's mass and note the item when it is its first; returns how many items are noted."""
     if amount <= 0.0:
@@ -114,6 +107,7 @@ def _give(mass: Any, touched: Any, count: int, row: int, amount: float) -> int:
     return count
 
 
+@compiled
 def _spread(
     mass: Any,
     touched: Any,
@@ -145,6 +139,7 @@ def _spread(
     return count
 
 
+@compiled
 def _insert(rows: Any, chances: Any, filled: int, row: int, chance: float) -> int:
     """Put an item where it belongs among the best so far; returns how many there are."""
     if filled == len(rows):
@@ -161,9 +156,9 @@ def _insert(rows: Any, chances: Any, filled: int, row: int, chance: float) -> in
     return filled + 1
 
 
+@compiled
 def _mix(
     scores: Any,
-    norms: Any,
     tops: Any,
     histories: Any,
     s_at: Any,
@@ -180,22 +175,24 @@ def _mix(
     mass = np.zeros(scores.shape[1])
     touched = np.empty(scores.shape[1], dtype=np.int64)
     for c in range(len(scores)):
+        line = scores[c]
+        norm = _log_sum(line, w[0], line[tops[c, 0]])
         count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
         filled = 0
         for t in range(tops.shape[1]):
             row = tops[c, t]
             if mass[row] == 0.0:
-                filled = _insert(rows[c], chances[c], filled, row, np.exp(w[0] * scores[c, row] - norms[c]))
+                filled = _insert(rows[c], chances[c], filled, row, np.exp(w[0] * line[row] - norm))
         for t in range(count):
             row = touched[t]
-            chance = np.exp(w[0] * scores[c, row] - norms[c]) + mass[row]
+            chance = np.exp(w[0] * line[row] - norm) + mass[row]
             filled = _insert(rows[c], chances[c], filled, row, chance)
             mass[row] = 0.0
 
 
+@compiled
 def _rank(
     scores: Any,
-    norms: Any,
     targets: Any,
     histories: Any,
     s_at: Any,
@@ -213,18 +210,21 @@ def _rank(
     touched = np.empty(scores.shape[1], dtype=np.int64)
     for c in range(len(scores)):
         line, target = scores[c], targets[c]
+        norm = _log_sum(line, w[0], line.max())
         count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
-        goal = np.exp(w[0] * line[target] - norms[c]) + mass[target]
+        goal = np.exp(w[0] * line[target] - norm) + mass[target]
         bar = line[target]
         if mass[target] > 0.0:
-            bar = np.float32((np.log(goal) + norms[c]) / w[0])
+            bar = np.float32((np.log(goal) + norm) / w[0])
         ahead = 0
         for j in range(len(line)):
             ahead += (line[j] >= bar) if behind else (line[j] > bar)
         for t in range(count):
             row = touched[t]
-            chance = np.exp(w[0] * line[row] - norms[c]) + mass[row]
+            chance = np.exp(w[0] * line[row] - norm) + mass[row]
             mass[row] = 0.0
+            if line[row] == -np.inf:
+                continue
             if row == target:
                 ahead -= (line[row] >= bar) if behind else (line[row] > bar)
                 ahead += 1 if behind else 0
@@ -233,11 +233,3 @@ def _rank(
             else:
                 ahead += int(chance > goal) - int(line[row] > bar)
         found[c] = ahead if behind else ahead + 1
-
-
-_compile: Any = numba.njit(cache=True, nogil=True)
-_give = _compile(_give)
-_spread = _compile(_spread)
-_insert = _compile(_insert)
-_mix_compiled: Any = _compile(_mix)
-_rank_compiled: Any = _compile(_rank)

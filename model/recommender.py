@@ -1,7 +1,7 @@
 """The serving face: states and clicks in, states and the best items out. Pure; no input or output.
 
 Shape letters: S sessions, C clicks of a micro-batch, W state width, D embedding width, E input width, N items,
-k items asked for.
+L clicks of a history, k items asked for.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.companion import Companion, histories_after, histories_of
 from model.gru4rec import GRU4Rec
+from model.mixing import mix
 from model.top_k import top_k, top_k_plain
 from model.vocabulary import Vocabulary
 from model.waves import Waves, plan_waves
@@ -25,6 +27,26 @@ __all__ = ["Forward", "Recommender", "top_k", "top_k_plain"]
 # blocks fall out of the cache (a third slower at 1,024 clicks), fewer clicks at a time make the product slower.
 CLICKS_PER_BLOCK = 256
 ITEMS_PER_BLOCK = 16_384
+# The companion needs the scores of all items at hand: fewer clicks at a time where there are very many items.
+MOST_SCORES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Played:
+    """What the sessions of a micro-batch clicked, for a version with a companion.
+
+    Attributes:
+        before: int64 [S, L], each session's newest rows before the batch, as `model.companion.histories_of` has them.
+        counts: bool [C], false for a click that is in its session's history already.
+    """
+
+    before: NDArray[np.int64]
+    counts: NDArray[np.bool_]
+
+    @classmethod
+    def anew(cls, sessions: int) -> "Played":
+        """Return the first click of each of as many sessions."""
+        return cls(histories_of([()] * sessions), np.ones(sessions, dtype=np.bool_))
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,7 @@ class Forward:
     Attributes:
         states: float32 [S, W], after all clicks.
         top_rows: int32 [C, k'], the best rows after each click, best first.
-        scores: float32 [C, k'], their scores.
+        scores: float32 [C, k'], their scores: the network's, or the mixture's where there is a companion.
         known: bool [C], whether the click's session has a known item up to that click; where not, its row of
             `top_rows` comes from a zero state and means little.
     """
@@ -48,17 +70,30 @@ class Forward:
 class Recommender:
     """One version, ready to serve. Immutable: the network's tensors must not be changed afterwards.
 
+    Args:
+        network: The weights.
+        vocabulary: Its items.
+        version: Its name.
+        device: Where micro-batches are scored.
+        companion: What is mixed with the network's answers; None for the network alone.
+
     Raises:
         ValueError: Network and vocabulary do not have the same number of items, or none.
     """
 
     def __init__(
-        self, network: GRU4Rec, vocabulary: Vocabulary, version: str, device: torch.device | str = "cpu"
+        self,
+        network: GRU4Rec,
+        vocabulary: Vocabulary,
+        version: str,
+        device: torch.device | str = "cpu",
+        companion: Companion | None = None,
     ) -> None:
         if not network.item_count == len(vocabulary) > 0:
             raise ValueError(f"the network has {network.item_count} items and the vocabulary {len(vocabulary)}")
         self.vocabulary = vocabulary
         self.version = version
+        self.companion = companion
         self._device = torch.device(device)
         self._network = network.to(self._device)
 
@@ -93,6 +128,7 @@ class Recommender:
         slots: NDArray[np.int64],
         rows: NDArray[np.int64],
         k: int,
+        played: Played | None = None,
     ) -> Forward:
         """Apply a micro-batch of clicks and return the best items after each; no input is changed.
 
@@ -105,13 +141,24 @@ class Recommender:
             slots: int64 [C], each click's session as a place in `states`; clicks stand in order of arrival.
             rows: int64 [C], each click's item, -1 for an unknown one.
             k: How many items to return.
+            played: What the sessions clicked; a version without a companion does not look at it.
+
+        Raises:
+            ValueError: A version with a companion is not told what the sessions clicked.
         """
         waves = plan_waves(last_rows, slots, rows)
         hidden = self._play(waves, states, rows)
         known = waves.last_row >= 0
         last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
         after = hidden.index_select(0, self._on_device(waves.after_click))
-        top_rows, scores = self._best(self._network.query(after, last), min(k, len(self.vocabulary)))
+        queries, k = self._network.query(after, last), min(k, len(self.vocabulary))
+        if self.companion is None:
+            top_rows, scores = self._best(queries, k)
+        elif played is None:
+            raise ValueError(f"version {self.version} has a companion, which needs the histories of the sessions")
+        else:
+            histories = histories_after(played.before, slots, rows, played.counts)
+            top_rows, scores = self._mixed(self.companion, queries, histories, k)
         return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
 
     def _play(self, waves: Waves, states: NDArray[np.float32], rows: NDArray[np.int64]) -> Tensor:
@@ -143,11 +190,36 @@ class Recommender:
             top_rows[block], top_scores[block] = rows.cpu().numpy(), self._network.activated(scores).cpu().numpy()
         return top_rows, top_scores
 
-    def _best_of(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k best scores, not activated, and their rows: the best of the best of each block of items."""
+    def _mixed(
+        self, companion: Companion, queries: Tensor, histories: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the k best rows of the mixture and what they have of it; see `_best`."""
+        top_rows = np.empty((len(queries), k), dtype=np.int32)
+        chances = np.empty((len(queries), k), dtype=np.float32)
+        clicks = max(1, min(CLICKS_PER_BLOCK, MOST_SCORES // len(self.vocabulary)))
+        for start in range(0, len(queries), clicks):
+            block = slice(start, start + clicks)
+            blocks: list[Tensor] = []
+            _, rows = self._best_of(queries[block], k, blocks)
+            scores = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+            top_rows[block], chances[block] = mix(
+                scores.cpu(), rows.cpu(), histories[block], companion.neighbours, companion.mixing, k
+            )
+        return top_rows, chances
+
+    def _best_of(self, queries: Tensor, k: int, blocks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the k best scores, not activated, and their rows: the best of the best of each block of items.
+
+        Args:
+            queries: float32 [c, D]
+            k: How many.
+            blocks: Where to leave the scores of each block of items.
+        """
         best_scores, best_rows = [], []
         for start in range(0, len(self.vocabulary), ITEMS_PER_BLOCK):
             scores = self._network.score_all(queries, slice(start, start + ITEMS_PER_BLOCK))
+            if blocks is not None:
+                blocks.append(scores)
             values, columns = top_k(scores, min(k, scores.shape[1]))
             best_scores.append(values)
             best_rows.append(columns + start)

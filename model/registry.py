@@ -13,14 +13,18 @@ from model.companion import Companion
 from model.errors import DamagedVersionError, UnknownVersionError
 from model.gru4rec import GRU4Rec
 from model.manifest import (
+    COUNTS_FILE,
     MANIFEST_FILE,
     SCHEMA,
     TRAINING_FILE,
+    TRANSITIONS_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     FileEntry,
     Manifest,
     check_file,
+    read_companion,
+    read_counts,
     read_manifest,
     read_network,
     read_tensors,
@@ -51,7 +55,8 @@ class ModelVersion:
         metrics: What the gate measured, by name.
         created_at_ms: Milliseconds since the Unix epoch, UTC.
         companion: What is mixed with the network's answers; None for the network alone.
-        transitions: The pair counts behind the companion, which the next round adds to; None where not loaded.
+        transitions: The pair counts behind the companion, which the next round adds to; None where not loaded. One is
+            written with the other only.
     """
 
     version: str
@@ -82,7 +87,7 @@ class Registry:
     """The versions under a URL that fsspec understands: a local folder, `s3://...` and the like.
 
     A version is a folder `<url>/<version>/` with weights.safetensors, vocabulary.json, training.safetensors and
-    manifest.json. Which version serves is not said here but by the models topic.
+    manifest.json; with a companion, also transitions.safetensors and, to go on from, counts.safetensors. Which version serves is not said here but by the models topic.
     """
 
     def __init__(self, url: str) -> None:
@@ -135,7 +140,7 @@ class Registry:
 
         Raises:
             ValueError: The name is no version name, the vocabulary does not fit the network or does not extend the
-                parent's.
+                parent's, or the companion or its counts are of other items.
             DamagedVersionError: A value is not finite, or the parent's manifest is damaged.
             UnknownVersionError: The parent is not in the registry.
             FileExistsError: There is such a version already.
@@ -146,13 +151,15 @@ class Registry:
         network, vocabulary = model_version.network, model_version.vocabulary
         if network.item_count != len(vocabulary):
             raise ValueError(f"the network has {network.item_count} items and the vocabulary {len(vocabulary)}")
-        require_finite(model_version.version, WEIGHTS_FILE, network.parameters)
-        require_finite(model_version.version, TRAINING_FILE, model_version.optimizer_state)
-        files = {
-            WEIGHTS_FILE: _tensor_bytes(network.parameters),
-            VOCABULARY_FILE: vocabulary.to_bytes(),
-            TRAINING_FILE: _tensor_bytes(model_version.optimizer_state),
+        tensors = {
+            WEIGHTS_FILE: network.parameters,
+            TRAINING_FILE: model_version.optimizer_state,
+            **_companion_tensors(model_version),
         }
+        for name, named in tensors.items():
+            require_finite(model_version.version, name, named)
+        files = {name: _tensor_bytes(named) for name, named in tensors.items()}
+        files[VOCABULARY_FILE] = vocabulary.to_bytes()
         manifest = self._describe(model_version, files)
         self._folders.write(model_version.version, files | {MANIFEST_FILE: manifest.encode()})
         return manifest
@@ -178,6 +185,7 @@ class Registry:
             trained_until=model_version.trained_until,
             metrics=model_version.metrics,
             created_at_ms=model_version.created_at_ms,
+            mixing=model_version.companion.mixing.to_dict() if model_version.companion else None,
         )
 
     def load(self, version: str, *, training: bool = False) -> ModelVersion:
@@ -185,7 +193,7 @@ class Registry:
 
         Args:
             version: Its name.
-            training: Whether to read (and verify) the optimizer state too.
+            training: Whether to read (and verify) what only training needs too: optimizer state and counts.
 
         Raises:
             UnknownVersionError: There is no such version.
@@ -195,9 +203,13 @@ class Registry:
         manifest = self.manifest(version)
         vocabulary = read_vocabulary(manifest, self._file(manifest, VOCABULARY_FILE))
         network = read_network(manifest, self._file(manifest, WEIGHTS_FILE))
-        optimizer_state = {}
+        companion, transitions, optimizer_state = None, None, {}
+        if manifest.mixing is not None:
+            companion = read_companion(manifest, self._file(manifest, TRANSITIONS_FILE))
         if training:
             optimizer_state = read_tensors(manifest, TRAINING_FILE, self._file(manifest, TRAINING_FILE))
+        if training and companion:
+            transitions = read_counts(manifest, self._file(manifest, COUNTS_FILE))
         return ModelVersion(
             version=version,
             parent=manifest.parent,
@@ -208,6 +220,8 @@ class Registry:
             trained_until=manifest.trained_until,
             metrics=manifest.metrics,
             created_at_ms=manifest.created_at_ms,
+            companion=companion,
+            transitions=transitions,
         )
 
     def _file(self, manifest: Manifest, name: str) -> bytes:
@@ -217,6 +231,21 @@ class Registry:
             raise DamagedVersionError(manifest.version, "missing-file", f"it has no {name}") from error
         check_file(manifest, name, data)
         return data
+
+
+def _companion_tensors(model_version: ModelVersion) -> dict[str, dict[str, Tensor]]:
+    """Return the companion's files, none where there is no companion."""
+    companion, transitions = model_version.companion, model_version.transitions
+    if companion is None or transitions is None:
+        if companion is not transitions:
+            raise ValueError("a companion is written with the counts that it came from, and counts with their companion")
+        return {}
+    items = len(model_version.vocabulary)
+    if not companion.neighbours.item_count == transitions.item_count == items:
+        raise ValueError(
+            f"{items} items, but neighbours of {companion.neighbours.item_count} and counts of {transitions.item_count}"
+        )
+    return {TRANSITIONS_FILE: companion.neighbours.to_tensors(), COUNTS_FILE: transitions.to_tensors()}
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -113,22 +113,28 @@ class Transitions:
             raise ValueError(f"cannot shrink from {self.item_count} items to {item_count}")
         self.clicks = np.concatenate([self.clicks, np.zeros(item_count - self.item_count)])
 
-    def add(self, sessions: Sessions) -> None:
-        """Count whole sessions of rows; a row that is not an item, -1 included, takes its place and counts nothing."""
+    def add(self, sessions: Sessions, counted: NDArray[np.bool_] | None = None) -> None:
+        """Count sessions of rows; a row that is not an item, -1 included, takes its place and counts nothing.
+
+        Args:
+            sessions: Their clicks.
+            counted: bool [n], false for clicks that are here only because later ones follow them; by default all true.
+        """
         rows = sessions.items
         known = self._known(rows)
+        new = known if counted is None else known & counted
         session = np.repeat(np.arange(len(sessions)), sessions.lengths)
         keys: list[NDArray[np.int64]] = [self._keys]
         weights: list[NDArray[np.float64]] = [self._counts]
         for gap in range(1, min(REACH, len(rows) - 1) + 1):
-            pairs = (session[gap:] == session[:-gap]) & known[gap:] & known[:-gap]
+            pairs = (session[gap:] == session[:-gap]) & new[gap:] & known[:-gap]
             found, times = np.unique(
                 (rows[:-gap][pairs] << _ROW_BITS) | rows[gap:][pairs],
                 return_counts=True,
             )
             keys.append(found)
             weights.append((times * GAP_DECAY ** (gap - 1)).astype(np.float64))
-        self.clicks += np.bincount(rows[known], minlength=self.item_count)
+        self.clicks += np.bincount(rows[new], minlength=self.item_count)
         self._sum_up(np.concatenate(keys), np.concatenate(weights))
 
     def add_click(self, history: Sequence[int], row: int) -> None:
@@ -168,6 +174,34 @@ class Transitions:
         first, second, counts = self.pairs()
         forward = self._strongest(first, second, counts, kept)
         return Neighbours(*forward, *self._strongest(second, first, counts, kept))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return clicks [N], pairs [P] (first row << 32 | second, rising) and counts [P], as copies."""
+        self._merge()
+        parts = {"clicks": self.clicks, "pairs": self._keys, "counts": self._counts}
+        return {name: torch.from_numpy(part.copy()) for name, part in parts.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return what `to_tensors` was made from.
+
+        Raises:
+            ValueError: A name is missing or unknown, or the tensors do not fit each other.
+        """
+        if set(tensors) != {"clicks", "pairs", "counts"}:
+            raise ValueError(f"expected the tensors clicks, counts and pairs, got {sorted(tensors)}")
+        clicks, pairs, counts = (tensors[name].cpu().numpy() for name in ("clicks", "pairs", "counts"))
+        kinds = (clicks.dtype, pairs.dtype, counts.dtype)
+        if kinds != (np.float64, np.int64, np.float64):
+            raise ValueError(f"expected float64 clicks, int64 pairs and float64 counts, got {kinds}")
+        if not clicks.ndim == pairs.ndim == counts.ndim == 1 or len(pairs) != len(counts):
+            raise ValueError(f"{pairs.shape} pairs do not fit {counts.shape} counts")
+        first, second = pairs >> _ROW_BITS, pairs & _ROW_MASK
+        if len(pairs) and ((np.diff(pairs) <= 0).any() or first.min() < 0 or max(first.max(), second.max()) >= len(clicks)):
+            raise ValueError(f"pairs must rise, and be of the {len(clicks)} items")
+        found = cls(len(clicks))
+        found.clicks, found._keys, found._counts = clicks.copy(), pairs.copy(), counts.copy()
+        return found
 
     def _known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         return (rows >= 0) & (rows < self.item_count)

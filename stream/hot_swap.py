@@ -25,7 +25,7 @@ from model.errors import (
     RegistryUnavailableError,
     UnknownVersionError,
 )
-from model.recommender import Recommender
+from model.recommender import Played, Recommender
 from model.registry import Registry
 from stream.metrics import WorkerMetrics
 
@@ -66,7 +66,9 @@ def load_version(
     if parent and not loaded.vocabulary.is_extension_of(parent.vocabulary):
         raise DamagedVersionError(version, "vocabulary", f"it does not extend that of its parent {loaded.parent}")
     try:
-        recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device)
+        recommender = Recommender(
+            loaded.network, loaded.vocabulary, version, device=device, companion=loaded.companion
+        )
     except ValueError as error:
         raise DamagedVersionError(version, "vocabulary", str(error)) from error
     _warm_up(recommender, top_k)
@@ -79,8 +81,8 @@ def _warm_up(recommender: Recommender, top_k: int) -> None:
     for clicks in WARM_UP_CLICKS:
         states = np.zeros((clicks, recommender.state_width), np.float32)
         rows = generator.integers(len(recommender.vocabulary), size=clicks)
-        nothing_before = np.full(clicks, -1)
-        forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k)
+        nothing_before, played = np.full(clicks, -1), Played.anew(clicks)
+        forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k, played)
         if not (np.isfinite(forward.scores).all() and np.isfinite(forward.states).all()):
             raise DamagedVersionError(recommender.version, "non-finite", "its answers to a warm-up are not finite")
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from model.baselines.popularity import Popularity
 from model.clicks import Click, continues_session, decode_click
+from model.companion import histories_of
 from model.errors import InvalidClickError
-from model.recommender import Forward, Recommender
+from model.recommender import Forward, Played, Recommender
 from model.vocabulary import fingerprint
 from stream.records import AnsweredClick, DeadLetter, Recommendation, SourceRecord
 from stream.session import NO_HIDDEN, Session
@@ -91,6 +92,8 @@ class _Life:
     encode: list[int] | None = None
     # Row of the last known item before the first click here, -1 for none.
     last_row: int = -1
+    # Rows of the history before the first click here, -1 for an unknown item; empty where nothing asks for them.
+    before: list[int] = field(default_factory=list)
     # Position in the batch of the newest answer.
     answered: int = -1
 
@@ -104,6 +107,8 @@ class _Batch:
     valid: list[tuple[SourceRecord, Click]] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    # Whether each click was applied; else it is a replay.
+    applied: list[bool] = field(default_factory=list)
     # Applied clicks with an answer before them: their position, and the position of that answer in the batch, or
     # -1 - slot where it is the one stored with the session.
     evaluated: list[int] = field(default_factory=list)
@@ -192,8 +197,11 @@ class Processor:
                 _begin(key, Session(partition=key[0]), batch)
                 continue
             life = _begin(key, stored, batch)
-            if recommender and stored.version != recommender.version:
-                life.encode = [row for row in map(recommender.vocabulary.row, stored.items()) if row >= 0]
+            stale = recommender is not None and stored.version != recommender.version
+            if recommender and (stale or recommender.companion):
+                life.before = recommender.vocabulary.rows(stored.items()).tolist()
+            if stale:
+                life.encode = [row for row in life.before if row >= 0]
                 stored.last_row = life.encode[-1] if life.encode else -1
             life.last_row = stored.last_row
 
@@ -213,6 +221,7 @@ class Processor:
         batch.valid.append((record, click))
         batch.slots.append(life.slot)
         batch.rows.append(row)
+        batch.applied.append(not replayed)
         if replayed:
             batch.replayed += 1
         else:
@@ -278,6 +287,7 @@ class Processor:
             np.array(batch.slots),
             np.array(batch.rows),
             self._top_k,
+            _played(batch) if recommender.companion else None,
         )
         batch.forward_s = time.perf_counter() - started_s
         return forward
@@ -301,6 +311,10 @@ def _begin(key: SessionKey, session: Session, batch: _Batch) -> _Life:
     batch.lives.append(life)
     batch.current[key] = life
     return life
+
+
+def _played(batch: _Batch) -> Played:
+    return Played(histories_of([life.before for life in batch.lives]), np.array(batch.applied))
 
 
 def _evaluate(batch: _Batch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "trainer": {"model", "trainer"},
     "deploy": {"model", "stream", "trainer", "deploy"},
 }
-LIBRARIES_OF_MODEL = {"torch", "numpy", "numba", "msgspec", "safetensors", "fsspec", "pyarrow"}
+LIBRARIES_OF_MODEL = {"torch", "numpy", "numba", "llvmlite", "msgspec", "safetensors", "fsspec", "pyarrow"}
 FAUST = {"faust", "mode"}
 
 # Runs in a process of its own: imports every module named on the command line and reports what it did on the way.

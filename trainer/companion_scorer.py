@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.clicks import Sessions
-from model.companion import Mixing
-from model.mixing import HISTORY, mixture_ranks
+from model.companion import HISTORY, Mixing
+from model.mixing import mixture_ranks
 from model.ranking import RankingMetrics, Ties
 from model.transitions import Neighbours
 from trainer.evaluate import NetworkScorer

@@ -15,7 +15,7 @@ from model.gru4rec import GRU4Rec
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense
-from trainer.kernels.compiling import Floats
+from model.compiling import Floats
 
 
 def optimizer_state(name: str, parameter: Tensor, optimizer: SparseAdagrad) -> tuple[Floats, Floats]:

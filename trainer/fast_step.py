@@ -25,7 +25,7 @@ from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values
 from trainer.kernels.chance import fill_dropout_mask
-from trainer.kernels.compiling import Floats
+from model.compiling import Floats
 from trainer.kernels.cross_entropy import cross_entropy
 from trainer.settings import TrainerSettings
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.clicks import Sessions
-from model.companion import Mixing
-from model.mixing import AGE_DECAY, LOOKBACK, histories_of, mix, mixture_ranks
+from model.companion import Mixing, histories_of
+from model.mixing import AGE_DECAY, LOOKBACK, mix, mixture_ranks
 from model.ranking import ranks
 from model.transitions import Neighbours, Transitions
 

@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model import recommender as serving
+from model.clicks import Sessions as ClickSessions
+from model.companion import Companion, Mixing, histories_of
 from model.gru4rec import GRU4Rec, GRU4RecSettings
-from model.recommender import CLICKS_PER_BLOCK, ITEMS_PER_BLOCK, Forward, Recommender
+from model.mixing import mix
+from model.recommender import CLICKS_PER_BLOCK, ITEMS_PER_BLOCK, Forward, Played, Recommender
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
 ITEMS, K = 150, 7
@@ -24,17 +29,29 @@ SHAPES = [
 ]
 
 
-def recommender_of(shape: GRU4RecSettings, items: int = ITEMS) -> Recommender:
+def companion_of(items: int) -> Companion:
+    offsets = np.arange(0, 201, 5)
+    clicked = np.random.default_rng(5).integers(0, items, 200)
+    transitions = Transitions(items)
+    transitions.add(ClickSessions(items=clicked, offsets=offsets, start_ms=offsets[:-1], end_ms=offsets[:-1]))
+    return Companion(transitions.neighbours(), Mixing())
+
+
+def recommender_of(shape: GRU4RecSettings, items: int = ITEMS, *, with_companion: bool = False) -> Recommender:
     generator = torch.Generator().manual_seed(1)
     network = GRU4Rec.initialised(shape, items, generator)
     for tensor in network.parameters.values():
         tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.5)
-    return Recommender(network, Vocabulary([str(row) for row in range(items)]), "v1")
+    companion = companion_of(items) if with_companion else None
+    return Recommender(network, Vocabulary([str(row) for row in range(items)]), "v1", companion=companion)
 
 
 RECOMMENDERS = [recommender_of(shape) for shape in SHAPES]
-recommenders = pytest.mark.parametrize(
-    "recommender", RECOMMENDERS, ids=["one layer", "two layers", "separate tables", "one-hot", "trace"]
+WITH_COMPANION = recommender_of(SHAPES[0], with_companion=True)
+NAMES = ["one layer", "two layers", "separate tables", "one-hot", "trace"]
+recommenders = pytest.mark.parametrize("recommender", RECOMMENDERS, ids=NAMES)
+all_recommenders = pytest.mark.parametrize(
+    "recommender", [*RECOMMENDERS, WITH_COMPANION], ids=[*NAMES, "companion"]
 )
 
 
@@ -44,18 +61,22 @@ class Sessions:
 
     states: NDArray[np.float32]
     last_rows: NDArray[np.int64]
+    plays: list[list[int]]
     forwards: list[Forward] = field(default_factory=list)
 
     @staticmethod
     def new(recommender: Recommender, count: int) -> "Sessions":
-        return Sessions(np.zeros((count, recommender.state_width), np.float32), np.full(count, -1))
+        states = np.zeros((count, recommender.state_width), np.float32)
+        return Sessions(states, np.full(count, -1), [[] for _ in range(count)])
 
     def apply(self, recommender: Recommender, clicks: list[tuple[int, int]]) -> None:
         slots, rows = columns(clicks)
-        forward = recommender.forward(self.states, self.last_rows, slots, rows, K)
+        played = Played(histories_of(self.plays), np.ones(len(clicks), np.bool_))
+        forward = recommender.forward(self.states, self.last_rows, slots, rows, K, played)
         self.forwards.append(forward)
         self.states = forward.states
         for slot, row in clicks:
+            self.plays[slot].append(row)
             if row >= 0:
                 self.last_rows[slot] = row
 
@@ -80,7 +101,7 @@ click_lists = st.lists(
 )
 
 
-@recommenders
+@all_recommenders
 @given(clicks=click_lists, cuts=st.sets(st.integers(0, 24)))
 def test_any_cut_into_batches_gives_the_answers_and_states_of_one_click_at_a_time(
     recommender: Recommender, clicks: list[tuple[int, int]], cuts: set[int]
@@ -126,6 +147,42 @@ def test_every_row_answered_has_the_score_beside_it(recommender: Recommender) ->
     for slot, place in last.items():
         np.testing.assert_allclose(all_scores[slot, rows[place]], scores[place], rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(np.sort(all_scores[slot])[-K:][::-1], scores[place], rtol=0, atol=TOLERANCE)
+
+
+def test_with_a_companion_an_answer_is_the_mixture_for_the_session_up_to_that_click() -> None:
+    network, companion = WITH_COMPANION._network, WITH_COMPANION.companion
+    assert companion is not None
+    clicks = [(place % 9, int(row)) for place, row in enumerate(np.random.default_rng(2).integers(-1, ITEMS, 60))]
+    sessions = Sessions.new(WITH_COMPANION, 9)
+    sessions.apply(WITH_COMPANION, clicks[:30])
+    sessions.apply(WITH_COMPANION, clicks[30:])
+    x = network.input_table[torch.from_numpy(sessions.last_rows)]
+    scores = network.score_all(network.query(torch.from_numpy(sessions.states), x))
+    top = torch.topk(scores, K).indices
+    expected = mix(scores, top, histories_of(sessions.plays), companion.neighbours, companion.mixing, K)
+    alone = Sessions.new(RECOMMENDERS[0], 9)
+    alone.apply(RECOMMENDERS[0], clicks)
+    for slot, place in {slot: place for place, (slot, _) in enumerate(clicks)}.items():
+        np.testing.assert_allclose(sessions.answers()[1][place], expected[1][slot], rtol=1e-4)
+        assert sessions.answers()[0][place].tolist() == expected[0][slot].tolist()
+        assert sessions.answers()[0][place].tolist() != alone.answers()[0][place].tolist()
+    np.testing.assert_allclose(sessions.states, alone.states, rtol=0, atol=TOLERANCE)
+
+
+def test_a_replayed_click_gets_the_mixture_of_the_history_as_it_is() -> None:
+    zero, nothing_new = np.zeros((1, WITH_COMPANION.state_width), np.float32), np.array([False])
+    first = WITH_COMPANION.forward(zero, np.array([-1]), np.array([0]), np.array([4]), K, Played.anew(1))
+    again = WITH_COMPANION.forward(
+        first.states, np.array([4]), np.array([0]), np.array([-1]), K, Played(histories_of([[4]]), nothing_new)
+    )
+    assert again.top_rows.tolist() == first.top_rows.tolist()
+    np.testing.assert_allclose(again.scores, first.scores, rtol=1e-5)
+
+
+def test_a_companion_that_is_not_told_the_histories_says_so() -> None:
+    zero = np.zeros((1, WITH_COMPANION.state_width), np.float32)
+    with pytest.raises(ValueError, match="version v1 has a companion, which needs the histories"):
+        WITH_COMPANION.forward(zero, np.array([-1]), np.array([0]), np.array([4]), K)
 
 
 @recommenders
@@ -228,6 +285,17 @@ def test_answers_from_many_blocks_of_clicks_and_items_are_the_best_of_all_scores
     found = network.score_all(queries).gather(1, torch.from_numpy(forward.top_rows.astype(np.int64)))
     np.testing.assert_allclose(forward.scores, found.numpy(), rtol=0, atol=TOLERANCE)
     assert (forward.top_rows.max(), forward.top_rows.min()) > (ITEMS_PER_BLOCK, 0)
+
+
+def test_mixtures_from_many_blocks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clicks = np.arange(40)
+    states, before = np.zeros((40, WITH_COMPANION.state_width), np.float32), np.full(40, -1)
+    whole = WITH_COMPANION.forward(states, before, clicks, clicks, K, Played.anew(40))
+    monkeypatch.setattr(serving, "ITEMS_PER_BLOCK", 64)
+    monkeypatch.setattr(serving, "MOST_SCORES", 7 * ITEMS)
+    pieces = WITH_COMPANION.forward(states, before, clicks, clicks, K, Played.anew(40))
+    assert pieces.top_rows.tolist() == whole.top_rows.tolist()
+    np.testing.assert_allclose(pieces.scores, whole.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("items", [0, 2])

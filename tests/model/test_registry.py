@@ -5,18 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from model.clicks import Sessions
+from model.companion import Companion, Mixing
 from model.errors import DamagedVersionError, UnknownVersionError
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.registry import ModelVersion, Registry, new_version_name
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
 SETTINGS = GRU4RecSettings(embedding_size=2, hidden_sizes=(2,))
 VERSION = "20261123T211530Z-1a2b3c"
 FILE_NAMES = ["weights.safetensors", "vocabulary.json", "training.safetensors", "manifest.json"]
+COMPANION_FILES = ["transitions.safetensors", "counts.safetensors"]
 
 
 def version_of(
@@ -34,6 +39,17 @@ def version_of(
         metrics={"recall@20": 0.5},
         created_at_ms=created_at_ms,
     )
+
+
+def with_companion(version: ModelVersion) -> ModelVersion:
+    items = len(version.vocabulary)
+    transitions = Transitions(items)
+    offsets = np.array([0, 3, 5])
+    clicked = np.arange(5) % items
+    transitions.add(Sessions(items=clicked, offsets=offsets, start_ms=offsets[:-1], end_ms=offsets[:-1]))
+    transitions.decay(0.9)
+    companion = Companion(transitions.neighbours(), Mixing(forward=0.7))
+    return replace(version, companion=companion, transitions=transitions)
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -118,7 +134,7 @@ def test_manifest_says_what_was_written(registry: Registry) -> None:
     assert manifest.parent_vocabulary_sha256 == Vocabulary(["a", "b"]).sha256()
     assert manifest.shapes["embedding"] == [3, 2]
     assert manifest.model == SETTINGS.to_dict()
-    assert list(manifest.files) == FILE_NAMES[:3]
+    assert sorted(manifest.files) == sorted(FILE_NAMES[:3])
 
 
 def test_announced_hash_is_that_of_the_manifest_s_bytes(folder: Path) -> None:
@@ -131,6 +147,40 @@ def test_announced_hash_is_that_of_the_manifest_s_bytes(folder: Path) -> None:
 def test_version_is_four_files_that_anyone_may_read(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILE_NAMES)
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_companion_and_its_counts_are_loaded_as_they_were(registry: Registry) -> None:
+    written = with_companion(version_of("a", "b", "c"))
+    assert written.companion is not None
+    assert written.transitions is not None
+    manifest = registry.write(written)
+    assert sorted(manifest.files) == sorted(FILE_NAMES[:3] + COMPANION_FILES)
+    loaded = registry.load(VERSION, training=True)
+    assert loaded.companion is not None
+    assert loaded.transitions is not None
+    assert loaded.companion.mixing == written.companion.mixing
+    for found, expected in (
+        (loaded.companion.neighbours, written.companion.neighbours),
+        (loaded.transitions, written.transitions),
+    ):
+        tensors = expected.to_tensors()
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.to_tensors().items())
+    assert registry.load(VERSION).transitions is None, "counts are for training alone"
+
+
+def test_counts_that_were_loaded_go_on_counting(registry: Registry) -> None:
+    registry.write(with_companion(version_of("a", "b", "c")))
+    transitions = registry.load(VERSION, training=True).transitions
+    assert transitions is not None
+    transitions.add_click([2], 2)
+    first, second, counts = transitions.pairs()
+    pairs = dict(zip(zip(first.tolist(), second.tolist(), strict=True), counts.tolist(), strict=True))
+    assert pairs == pytest.approx({(0, 1): 1.8, (0, 2): 0.63, (1, 2): 0.9, (2, 2): 1.0})
+
+
+def test_version_without_a_companion_has_no_files_of_one(folder: Path) -> None:
+    assert "mixing" not in (folder / "manifest.json").read_text()
+    assert Registry(str(folder.parent)).load(VERSION, training=True).companion is None
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
@@ -220,6 +270,43 @@ def test_damaged_version_is_refused_with_its_reason(
         Registry(str(folder.parent)).load(VERSION, training=True)
     assert refused.value.reason == reason
     assert refused.value.version == VERSION
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        *[pytest.param(lambda f, n=n: (f / n).unlink(), "missing-file", id=f"{n} missing") for n in COMPANION_FILES],
+        *[pytest.param(lambda f, n=n: truncate(f / n), "size", id=f"{n} truncated") for n in COMPANION_FILES],
+        *[pytest.param(lambda f, n=n: flip_byte(f / n, -1), "hash", id=f"{n} flipped") for n in COMPANION_FILES],
+        (lambda f: change_manifest(f, mixing={"forward": 1}), "manifest"),
+        (lambda f: change_manifest(f, mixing=Mixing().to_dict() | {"temper": -1}), "manifest"),
+        (lambda f: change_manifest(f, mixing="strong"), "manifest"),
+        (lambda f: change_weights(f, lambda t: t["successor_shares"].fill_(NAN), COMPANION_FILES[0]), "non-finite"),
+        (lambda f: change_weights(f, lambda t: t["successor_rows"].fill_(7), COMPANION_FILES[0]), "shape"),
+        (lambda f: change_weights(f, lambda t: t.pop("successor_rows"), COMPANION_FILES[0]), "shape"),
+        (lambda f: change_weights(f, lambda t: t["clicks"].fill_(INF), COMPANION_FILES[1]), "non-finite"),
+        (lambda f: change_weights(f, lambda t: t.update(clicks=t["clicks"].float()), COMPANION_FILES[1]), "shape"),
+        (lambda f: change_weights(f, lambda t: t["pairs"].fill_(1), COMPANION_FILES[1]), "shape"),
+        (lambda f: change_weights(f, lambda t: t.pop("counts"), COMPANION_FILES[1]), "shape"),
+    ],
+)
+def test_damaged_companion_is_refused_with_its_reason(
+    folder: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    Registry(str(folder.parent)).write(with_companion(version_of("a", "b", "c", version="mixed")))
+    mixed = folder.parent / "mixed"
+    damage(mixed)
+    with pytest.raises(DamagedVersionError) as refused:
+        Registry(str(folder.parent)).load("mixed", training=True)
+    assert refused.value.reason == reason
+
+
+def test_companion_of_other_items_is_never_written_nor_one_without_its_counts(registry: Registry) -> None:
+    other, whole = with_companion(version_of("a", "b")), with_companion(version_of("a", "b", "c"))
+    with pytest.raises(ValueError, match="3 items, but neighbours of 2 and counts of 2"):
+        registry.write(replace(whole, companion=other.companion, transitions=other.transitions))
+    with pytest.raises(ValueError, match="a companion is written with the counts"):
+        registry.write(replace(whole, transitions=None))
 
 
 @pytest.mark.parametrize("name", ["never-written", "", "../registry", "a/b", ".hidden", "x" * 129])

@@ -7,10 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from model.announcements import Action, Announcement
-from model.clicks import Click, encode_click
+from model.clicks import Click, Sessions, encode_click
+from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.recommender import Recommender
 from model.registry import ModelVersion, Registry
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 from stream.records import SourceRecord
 from stream.session import NO_HIDDEN, Session
@@ -28,22 +30,44 @@ def network(item_count: int, seed: int) -> GRU4Rec:
     return GRU4Rec(SHAPE, {name: tensor * 2 for name, tensor in small.parameters.items()})
 
 
-def recommender(version: str = "v1", item_ids: Sequence[str] = ITEMS) -> Recommender:
+def counts(item_count: int, seed: int) -> Transitions:
+    """Return the pair counts of random sessions."""
+    offsets = np.arange(0, 61, 6)
+    items = np.random.default_rng(seed).integers(0, item_count, 60)
+    transitions = Transitions(item_count)
+    transitions.add(Sessions(items=items, offsets=offsets, start_ms=offsets[:-1], end_ms=offsets[:-1]))
+    return transitions
+
+
+def recommender(
+    version: str = "v1", item_ids: Sequence[str] = ITEMS, *, with_companion: bool = False
+) -> Recommender:
     """Return a version in memory; each of v1, v2, v3 has weights of its own."""
-    return Recommender(network(len(item_ids), SEEDS[version]), Vocabulary(item_ids), version)
+    seed, items = SEEDS[version], len(item_ids)
+    companion = Companion(counts(items, seed).neighbours(), Mixing()) if with_companion else None
+    return Recommender(network(items, seed), Vocabulary(item_ids), version, companion=companion)
 
 
 def write_version(
-    registry: Registry, version: str, item_ids: Sequence[str] = ITEMS, *, parent: str | None = None
+    registry: Registry,
+    version: str,
+    item_ids: Sequence[str] = ITEMS,
+    *,
+    parent: str | None = None,
+    with_companion: bool = False,
 ) -> Announcement:
     """Write a version like `recommender` to a registry and return the announcement that promotes it."""
+    seed, items = SEEDS[version], len(item_ids)
+    transitions = counts(items, seed) if with_companion else None
     registry.write(
         ModelVersion(
             version=version,
             parent=parent,
-            network=network(len(item_ids), SEEDS[version]),
+            network=network(items, seed),
             vocabulary=Vocabulary(item_ids),
-            created_at_ms=NOW_MS + SEEDS[version],
+            created_at_ms=NOW_MS + seed,
+            companion=Companion(transitions.neighbours(), Mixing()) if transitions else None,
+            transitions=transitions,
         )
     )
     return announcement(registry, version)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 
 from model.recommender import Recommender
@@ -27,6 +28,7 @@ from tests.stream.deliveries_of_kafka import (
 TOLERANCE = 1e-4
 
 V1 = recommender("v1")
+MIXED = recommender("v3", with_companion=True)
 V2 = recommender("v2", [*ITEMS, UNKNOWN[0]])
 LONE_CLICK = [Step(take=take, interleaved=False, rewind=(0, 0), forget=0, version=0) for take in ((1, 0), (0, 1))]
 
@@ -80,11 +82,11 @@ def test_a_known_item_that_left_the_history_still_counts(drawn: Streams, turns: 
 
 
 # At most 20 clicks a partition, so that no session outgrows the history from which a swap encodes it again.
-@given(streams(most=HISTORY_ITEMS), steps(versions=3))
+@given(streams(most=HISTORY_ITEMS), steps(versions=4))
 def test_after_any_swaps_a_state_is_its_history_encoded_by_the_version_that_served_it_last(
     drawn: Streams, turns: list[Step]
 ) -> None:
-    result = deliver(drawn, turns, [None, V1, V2])
+    result = deliver(drawn, turns, [None, V1, V2, MIXED])
     assert_sessions_are_exact(drawn, result)
     assert_everything_is_answered(drawn, result)
 
@@ -105,22 +107,23 @@ def assert_same_items(answer: Recommendation, reference: Recommendation) -> None
     np.testing.assert_allclose(answer.scores, expected, atol=10 * TOLERANCE)
 
 
-@given(streams(), steps())
-@example([[], []], [])
+@pytest.mark.parametrize("version", [V1, MIXED], ids=["network", "companion"])
+@given(drawn=streams(), turns=steps())
+@example(drawn=[[], []], turns=[])
 def test_the_first_answer_to_a_click_is_the_one_that_it_gets_when_processed_alone(
-    drawn: Streams, turns: list[Step]
+    version: Recommender, drawn: Streams, turns: list[Step]
 ) -> None:
     alone = {
         (answer.record.partition, answer.record.offset): answer.recommendation
-        for outcome in one_by_one(drawn, V1).outcomes
+        for outcome in one_by_one(drawn, version).outcomes
         for answer in outcome.answers
     }
-    for outcome in deliver(drawn, without_replays(turns), [V1]).outcomes:
+    for outcome in deliver(drawn, without_replays(turns), [version]).outcomes:
         for answer in outcome.answers:
             reference = alone[(answer.record.partition, answer.record.offset)]
             assert answer.recommendation.model_version == reference.model_version
             assert answer.recommendation.click == reference.click
-            if reference.model_version == V1.version:
+            if reference.model_version == version.version:
                 assert_same_items(answer.recommendation, reference)
 
 

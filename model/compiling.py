@@ -32,9 +32,9 @@ _MATH = {"contract", "reassoc", "arcp", "nsz"}  # sums may be vectorised, but a 
 def compiled(function: Function) -> Function:
     """Compile a kernel when it is first called, and keep it on disk where something may be written there."""
     try:
-        return cast("Function", numba.njit(cache=True, fastmath=_MATH, error_model="numpy")(function))
+        return cast("Function", numba.njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")(function))
     except RuntimeError:  # neither beside the source nor in the user's cache folder, as in a read-only container
-        return cast("Function", numba.njit(fastmath=_MATH, error_model="numpy")(function))
+        return cast("Function", numba.njit(nogil=True, fastmath=_MATH, error_model="numpy")(function))
 
 
 def part(function: Function) -> Function:
