@@ -162,6 +162,12 @@ class Sessions:
         """Clicks in each session, int64 [S]."""
         return np.diff(self.offsets)
 
+    def subset(self, kept: NDArray[np.bool_]) -> "Sessions":
+        """Return some of the sessions, by a bool [S]."""
+        lengths = self.lengths
+        offsets = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64)
+        return Sessions(self.items[np.repeat(kept, lengths)], offsets, self.start_ms[kept], self.end_ms[kept])
+
 
 @dataclass(frozen=True)
 class _Grouping:

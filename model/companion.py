@@ -115,4 +115,5 @@ def histories_after(
     earlier = np.append(0, so_far)[first]  # counted clicks of the sessions before
     starts = np.empty(len(slots), dtype=np.int64)
     starts[by_session] = begins[slots[by_session]] + so_far - earlier[slots[by_session]]
-    return plays[starts[:, None] + np.arange(HISTORY)]
+    windows: NDArray[np.int64] = plays[starts[:, None] + np.arange(HISTORY)]
+    return windows

@@ -20,6 +20,8 @@ from model.compiling import ZERO, compiled, exp
 from model.ranking import Ties
 from model.transitions import Neighbours
 
+Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+
 LOOKBACK = 8
 """Clicks whose successors and predecessors count."""
 AGE_DECAY = 0.7
@@ -52,7 +54,7 @@ def mix(
     rows = np.empty((len(scores), wanted), dtype=np.int32)
     chances = np.empty((len(scores), wanted), dtype=np.float32)
     table, tops = scores.numpy(), top_rows.numpy()
-    _mix(table, tops, histories, *_arrays(neighbours), mixing.as_array(), rows, chances)
+    _mix(table, tops, histories, *arrays_of(neighbours), mixing.as_array(), rows, chances)
     return rows, chances
 
 
@@ -63,18 +65,28 @@ def mixture_ranks(
     neighbours: Neighbours,
     mixing: Mixing,
     ties: Ties = "conservative",
+    ranked: Tensor | None = None,
 ) -> NDArray[np.int64]:
     """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`.
 
-    An item whose score is minus infinity is left out: the companion gives it nothing either.
+    Args:
+        scores: As in `mix`.
+        targets: int64 [C], rows.
+        histories: As in `mix`.
+        neighbours: As in `mix`.
+        mixing: As in `mix`.
+        ties: See `model.ranking.ranks`.
+        ranked: `scores` with minus infinity for what is left out of the ranking; by default nothing is.
     """
     found = np.empty(len(targets), dtype=np.int64)
-    behind = ties == "conservative"
-    _rank(scores.cpu().numpy(), targets, histories, *_arrays(neighbours), mixing.as_array(), behind, found)
+    behind, table = ties == "conservative", scores.numpy()
+    among = table if ranked is None else ranked.numpy()
+    _rank(table, among, targets, histories, *arrays_of(neighbours), mixing.as_array(), behind, found)
     return found
 
 
-def _arrays(neighbours: Neighbours) -> tuple[NDArray[Any], ...]:
+def arrays_of(neighbours: Neighbours) -> Arrays:
+    """Return the arrays as compiled code takes them: offsets, rows and shares of successors, then of predecessors."""
     return (
         neighbours.successor_offsets,
         neighbours.successor_rows,
@@ -86,13 +98,13 @@ def _arrays(neighbours: Neighbours) -> tuple[NDArray[Any], ...]:
 
 
 @compiled
-def _log_sum(line: Any, temper: float, largest: Any) -> float:
+def _log_sum(line: Any, temper: float, largest: Any) -> Any:
     """Return the log of the sum of exp(temper s) over all items, of scores of which the largest is known."""
     factor, highest = np.float32(temper), np.float32(temper) * largest
     total = ZERO
     for j in range(len(line)):
         total += exp(factor * line[j] - highest)
-    return np.float64(highest) + np.log(np.float64(total))
+    return float(highest) + np.log(float(total))
 
 
 @compiled
@@ -108,7 +120,7 @@ def _give(mass: Any, touched: Any, count: int, row: int, amount: float) -> int:
 
 
 @compiled
-def _spread(
+def spread(
     mass: Any,
     touched: Any,
     history: Any,
@@ -120,7 +132,20 @@ def _spread(
     p_share: Any,
     w: Any,
 ) -> int:
-    """Add the companion's mass of one session to `mass`; returns how many rows of `touched` it has written."""
+    """Add the companion's mass of one session to `mass`; returns how many rows of `touched` it has written.
+
+    Args:
+        mass: float64 [N], zeros before.
+        touched: int64 [N], written: the rows that have mass now.
+        history: int64 [L]
+        s_at: Offsets of the successors; see `arrays_of`.
+        s_row: Their rows.
+        s_share: Their shares.
+        p_at: Offsets of the predecessors.
+        p_row: Their rows.
+        p_share: Their shares.
+        w: float64 [6], as `Mixing.as_array`.
+    """
     count = 0
     age_weight = 1.0
     for age in range(min(LOOKBACK, len(history))):
@@ -177,7 +202,7 @@ def _mix(
     for c in range(len(scores)):
         line = scores[c]
         norm = _log_sum(line, w[0], line[tops[c, 0]])
-        count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
+        count = spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
         filled = 0
         for t in range(tops.shape[1]):
             row = tops[c, t]
@@ -193,6 +218,7 @@ def _mix(
 @compiled
 def _rank(
     scores: Any,
+    ranked: Any,
     targets: Any,
     histories: Any,
     s_at: Any,
@@ -209,9 +235,9 @@ def _rank(
     mass = np.zeros(scores.shape[1])
     touched = np.empty(scores.shape[1], dtype=np.int64)
     for c in range(len(scores)):
-        line, target = scores[c], targets[c]
-        norm = _log_sum(line, w[0], line.max())
-        count = _spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
+        line, target = ranked[c], targets[c]
+        norm = _log_sum(scores[c], w[0], scores[c].max())
+        count = spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
         goal = np.exp(w[0] * line[target] - norm) + mass[target]
         bar = line[target]
         if mass[target] > 0.0:

@@ -128,6 +128,7 @@ class Recommender:
         slots: NDArray[np.int64],
         rows: NDArray[np.int64],
         k: int,
+        *,
         played: Played | None = None,
     ) -> Forward:
         """Apply a micro-batch of clicks and return the best items after each; no input is changed.

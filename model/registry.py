@@ -87,7 +87,8 @@ class Registry:
     """The versions under a URL that fsspec understands: a local folder, `s3://...` and the like.
 
     A version is a folder `<url>/<version>/` with weights.safetensors, vocabulary.json, training.safetensors and
-    manifest.json; with a companion, also transitions.safetensors and, to go on from, counts.safetensors. Which version serves is not said here but by the models topic.
+    manifest.json; with a companion, also transitions.safetensors and, to go on from, counts.safetensors. Which version
+    serves is not said here but by the models topic.
     """
 
     def __init__(self, url: str) -> None:
@@ -237,8 +238,10 @@ def _companion_tensors(model_version: ModelVersion) -> dict[str, dict[str, Tenso
     """Return the companion's files, none where there is no companion."""
     companion, transitions = model_version.companion, model_version.transitions
     if companion is None or transitions is None:
-        if companion is not transitions:
-            raise ValueError("a companion is written with the counts that it came from, and counts with their companion")
+        if companion is not None or transitions is not None:
+            raise ValueError(
+                "a companion is written with the counts that it came from, and counts with their companion"
+            )
         return {}
     items = len(model_version.vocabulary)
     if not companion.neighbours.item_count == transitions.item_count == items:

@@ -191,13 +191,15 @@ class Transitions:
         if set(tensors) != {"clicks", "pairs", "counts"}:
             raise ValueError(f"expected the tensors clicks, counts and pairs, got {sorted(tensors)}")
         clicks, pairs, counts = (tensors[name].cpu().numpy() for name in ("clicks", "pairs", "counts"))
-        kinds = (clicks.dtype, pairs.dtype, counts.dtype)
-        if kinds != (np.float64, np.int64, np.float64):
-            raise ValueError(f"expected float64 clicks, int64 pairs and float64 counts, got {kinds}")
+        kinds = [part.dtype.name for part in (clicks, pairs, counts)]
+        if kinds != ["float64", "int64", "float64"]:
+            raise ValueError(f"clicks, pairs and counts must be float64, int64 and float64, got {kinds}")
         if not clicks.ndim == pairs.ndim == counts.ndim == 1 or len(pairs) != len(counts):
             raise ValueError(f"{pairs.shape} pairs do not fit {counts.shape} counts")
         first, second = pairs >> _ROW_BITS, pairs & _ROW_MASK
-        if len(pairs) and ((np.diff(pairs) <= 0).any() or first.min() < 0 or max(first.max(), second.max()) >= len(clicks)):
+        if len(pairs) and (
+            (np.diff(pairs) <= 0).any() or first.min() < 0 or max(first.max(), second.max()) >= len(clicks)
+        ):
             raise ValueError(f"pairs must rise, and be of the {len(clicks)} items")
         found = cls(len(clicks))
         found.clicks, found._keys, found._counts = clicks.copy(), pairs.copy(), counts.copy()

@@ -66,9 +66,7 @@ def load_version(
     if parent and not loaded.vocabulary.is_extension_of(parent.vocabulary):
         raise DamagedVersionError(version, "vocabulary", f"it does not extend that of its parent {loaded.parent}")
     try:
-        recommender = Recommender(
-            loaded.network, loaded.vocabulary, version, device=device, companion=loaded.companion
-        )
+        recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device, companion=loaded.companion)
     except ValueError as error:
         raise DamagedVersionError(version, "vocabulary", str(error)) from error
     _warm_up(recommender, top_k)
@@ -82,7 +80,7 @@ def _warm_up(recommender: Recommender, top_k: int) -> None:
         states = np.zeros((clicks, recommender.state_width), np.float32)
         rows = generator.integers(len(recommender.vocabulary), size=clicks)
         nothing_before, played = np.full(clicks, -1), Played.anew(clicks)
-        forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k, played)
+        forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k, played=played)
         if not (np.isfinite(forward.scores).all() and np.isfinite(forward.states).all()):
             raise DamagedVersionError(recommender.version, "non-finite", "its answers to a warm-up are not finite")
 

@@ -287,7 +287,7 @@ class Processor:
             np.array(batch.slots),
             np.array(batch.rows),
             self._top_k,
-            _played(batch) if recommender.companion else None,
+            played=_played(batch) if recommender.companion else None,
         )
         batch.forward_s = time.perf_counter() - started_s
         return forward

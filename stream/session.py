@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.companion import HISTORY as HISTORY_ITEMS
+from model.companion import HISTORY
 from model.errors import RecommenderError
 
 CODEC = 1
+HISTORY_ITEMS = HISTORY
 
 # codec, partition, offset, event time, clicks, last row, and the lengths of what follows: version bytes, history
 # items, history bytes, answer items, hidden width.

@@ -20,19 +20,20 @@ from model.baselines.histories import Histories
 from model.baselines.kinds import BASELINES
 from model.baselines.scorer import BaselineScorer
 from model.clicks import Sessions, sessionise
+from model.companion import histories_of
 from model.intervals import bootstrap_interval
 from model.ranking import RankingMetrics, Ties
-from model.recommender import Recommender
+from model.recommender import Played, Recommender
 from model.vocabulary import Vocabulary
 from trainer import protocols
-from trainer.evaluate import NetworkScorer, Scorer
+from trainer.evaluate import GRU4REC, GRU4REC_NETWORK
 from trainer.fine_tune import OnProgress
 from trainer.fit import fit
 from trainer.learner import as_rows, in_order_of_appearance
+from trainer.scorers import Scorer, scorer_of
 from trainer.settings import TrainerSettings
 
-GRU4REC = "gru4rec"
-MODELS = (GRU4REC, *BASELINES)
+MODELS = (GRU4REC, GRU4REC_NETWORK, *BASELINES)
 CUTOFF = 20
 ALWAYS = (10, CUTOFF)
 _TIMED_ANSWERS = 200
@@ -72,7 +73,7 @@ class _System(Protocol):
         """Return what answers one click: all that is known before it is prepared."""
 
 
-class _Network:
+class _Gru4Rec:
     def __init__(self, recommender: Recommender, scorer: Scorer) -> None:
         self._recommender, self.scorer = recommender, scorer
 
@@ -80,7 +81,8 @@ class _Network:
         states = self._recommender.encode([history[:-1] for history in histories])
         before = np.array([history[-2] if len(history) > 1 else -1 for history in histories])
         slots, rows = np.arange(len(histories)), np.array([history[-1] for history in histories])
-        return lambda: self._recommender.forward(states, before, slots, rows, CUTOFF).top_rows
+        played = Played(histories_of([history[:-1] for history in histories]), np.ones(len(histories), dtype=np.bool_))
+        return lambda: self._recommender.forward(states, before, slots, rows, CUTOFF, played=played).top_rows
 
     def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
         return self._forward(histories)()
@@ -168,10 +170,12 @@ def _row(question: Question, model: str, clicks: _Clicks, on_progress: OnProgres
 
 def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> _System:
     settings, removes_seen = question.settings, question.removes_seen
-    if model == GRU4REC:
-        version, _ = fit(question.protocol.train, settings, version=model, created_at_ms=0, on_progress=on_progress)
-        recommender = Recommender(version.network, version.vocabulary, model, settings.torch_device())
-        return _Network(recommender, NetworkScorer(version.network, removes_seen=removes_seen))
+    if model in {GRU4REC, GRU4REC_NETWORK}:
+        recipe = settings.model_copy(update={"companion": model == GRU4REC})
+        version, _ = fit(question.protocol.train, recipe, version=model, created_at_ms=0, on_progress=on_progress)
+        network, companion = version.network, version.companion
+        recommender = Recommender(network, version.vocabulary, model, settings.torch_device(), companion)
+        return _Gru4Rec(recommender, scorer_of(network, companion, removes_seen=removes_seen))
     kind = BASELINES[model]
     generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
     baseline = kind.fit(clicks.learned, clicks.items, kind.settings_type(), generator, on_progress)

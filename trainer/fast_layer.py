@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batches import Step
+from model.compiling import Floats
 from model.gru4rec import GRU4Rec
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense
-from model.compiling import Floats
 
 
 def optimizer_state(name: str, parameter: Tensor, optimizer: SparseAdagrad) -> tuple[Floats, Floats]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
+from model.compiling import Floats
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.optimizer import ACCUMULATOR, SparseAdagrad
 from trainer.candidates import click_counts, log_expected
@@ -25,7 +26,6 @@ from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values
 from trainer.kernels.chance import fill_dropout_mask
-from model.compiling import Floats
 from trainer.kernels.cross_entropy import cross_entropy
 from trainer.settings import TrainerSettings
 

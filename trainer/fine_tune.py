@@ -49,6 +49,12 @@ class TrainReport:
     seconds: float
     is_complete: bool
 
+    def followed_by(self, other: "TrainReport") -> "TrainReport":
+        """Return the report of both trainings, this one the first."""
+        return TrainReport(
+            other.loss, self.clicks + other.clicks, self.seconds + other.seconds, is_complete=other.is_complete
+        )
+
     @property
     def clicks_per_second(self) -> float:
         """Transitions trained on in a second."""

@@ -4,7 +4,8 @@ import torch
 
 from model.clicks import ClickTable, sessionise
 from model.registry import ModelVersion
-from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
+from trainer.companion import train_anew
+from trainer.fine_tune import OnProgress, ShouldStop, TrainReport
 from trainer.learner import as_rows, new_learner
 from trainer.settings import TrainerSettings
 
@@ -18,7 +19,7 @@ def fit(
     should_stop: ShouldStop = lambda: False,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> tuple[ModelVersion, TrainReport]:
-    """Train a network from scratch for `epochs_first` epochs.
+    """Train a network from scratch, and its companion; see `trainer.companion.train_anew`.
 
     Args:
         table: Clicks in arrival order; sessions of one click are left out.
@@ -40,12 +41,10 @@ def fit(
         raise ValueError(f"{len(table)} clicks hold no session of two clicks or more: nothing to learn from")
     generator = torch.Generator().manual_seed(settings.seed)
     learner = new_learner(sessions, table.item_ids, settings, generator)
-    report = train(
-        learner.network,
-        learner.optimizer,
+    report, companion = train_anew(
+        learner,
         as_rows(sessions, table.item_ids, learner.vocabulary),
         settings,
-        epochs=settings.epochs_first,
         generator=generator,
         should_stop=should_stop,
         on_progress=on_progress,
@@ -59,5 +58,7 @@ def fit(
         training_settings=settings.recipe(),
         metrics={"loss": report.loss},
         created_at_ms=created_at_ms,
+        companion=companion,
+        transitions=learner.transitions if companion else None,
     )
     return model_version, report

@@ -1,5 +1,6 @@
-"""What learns: a network with its vocabulary and its optimizer, from scratch or from a version that serves."""
+"""What learns: a network with its optimizer, and pair counts, from scratch or from a version that serves."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +11,26 @@ from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, GRU4Rec
 from model.optimizer import SparseAdagrad
 from model.registry import ModelVersion
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 from trainer.settings import TrainerSettings
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A network that is free to change, on the device where it learns."""
+    """What is free to change.
+
+    Attributes:
+        network: On the device where it learns.
+        vocabulary: Its items.
+        optimizer: Of the network.
+        transitions: The companion's counts, of the same items; None where no companion is wanted.
+    """
 
     network: GRU4Rec
     vocabulary: Vocabulary
     optimizer: SparseAdagrad
+    transitions: Transitions | None
 
 
 def new_learner(
@@ -37,7 +47,8 @@ def new_learner(
     vocabulary = Vocabulary(in_order_of_appearance(sessions, item_ids))
     network = GRU4Rec.initialised(settings.network(), len(vocabulary), generator)
     optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator)
-    return Learner(network.to(settings.torch_device()), vocabulary, optimizer)
+    transitions = Transitions(len(vocabulary)) if settings.companion else None
+    return Learner(network.to(settings.torch_device()), vocabulary, optimizer, transitions)
 
 
 def grown_learner(
@@ -75,7 +86,16 @@ def grown_learner(
     optimizer = SparseAdagrad(
         settings.learning_rate, settings.momentum, accumulator=settings.accumulator, state=state
     ).with_rows(len(vocabulary))
-    return Learner(GRU4Rec(parent.network.settings, parameters).to(device), vocabulary, optimizer)
+    network = GRU4Rec(parent.network.settings, parameters).to(device)
+    return Learner(network, vocabulary, optimizer, _grown_counts(parent, len(vocabulary), settings))
+
+
+def _grown_counts(parent: ModelVersion, item_count: int, settings: TrainerSettings) -> Transitions | None:
+    if not settings.companion:
+        return None
+    transitions = deepcopy(parent.transitions) or Transitions(0)
+    transitions.grow(item_count)
+    return transitions
 
 
 def as_rows(sessions: Sessions, item_ids: list[str], vocabulary: Vocabulary) -> Sessions:

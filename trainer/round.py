@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from model.announcements import Announcement
 from model.clicks import Sessions
+from model.companion import Companion
 from model.errors import DamagedVersionError
 from model.registry import ModelVersion, Registry, new_version_name
+from trainer.companion import count_new, train_anew
 from trainer.errors import TrainingDivergedError
-from trainer.evaluate import NetworkScorer, PopularityScorer, Scorer
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.gate import Verdict, judge
 from trainer.learner import Learner, as_rows, grown_learner, new_learner
+from trainer.scorers import PopularityScorer, Scorer, scorer_of
 from trainer.selection import Selection, select
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
@@ -119,12 +121,12 @@ class Round:
         if isinstance(chosen, Skipped):
             return chosen
         try:
-            report = chosen.train(self.settings, should_stop, on_progress)
+            report, companion = chosen.learn(self.settings, self.clock_ms(), should_stop, on_progress)
         except TrainingDivergedError as error:
             return Refused("diverged", str(error))
         if should_stop():
             return Stopped()
-        return self._conclude(chosen, report, serving)
+        return self._conclude(chosen, report, companion, serving)
 
     def _load(self, serving: Announcement) -> ModelVersion:
         if self.registry.manifest_sha256(serving.version) != serving.sha256:
@@ -132,13 +134,17 @@ class Round:
         return self.registry.load(serving.version, training=True)
 
     def _conclude(
-        self, candidate: "_Candidate", report: TrainReport, serving: Announcement | None
+        self,
+        candidate: "_Candidate",
+        report: TrainReport,
+        companion: Companion | None,
+        serving: Announcement | None,
     ) -> Published | Refused:
         """Judge a trained candidate; write and announce it if it passes."""
-        verdict = candidate.judge(self.settings)
+        verdict = candidate.judge(companion, self.settings)
         if not verdict.publish:
             return Refused("worse", verdict.reason, report, verdict)
-        manifest = self.registry.write(self._version(candidate, report, verdict))
+        manifest = self.registry.write(self._version(candidate, report, companion, verdict))
         if self.announcer.serving() != serving:
             return Refused("superseded", "another version was made to serve meanwhile", report, verdict)
         announcement = Announcement(
@@ -179,7 +185,9 @@ class Round:
             )
         return candidate
 
-    def _version(self, candidate: "_Candidate", report: TrainReport, verdict: Verdict) -> ModelVersion:
+    def _version(
+        self, candidate: "_Candidate", report: TrainReport, companion: Companion | None, verdict: Verdict
+    ) -> ModelVersion:
         now_ms = self.clock_ms()
         incumbent, learner = candidate.incumbent, candidate.learner
         return ModelVersion(
@@ -192,6 +200,8 @@ class Round:
             trained_until=candidate.selection.trained_until,
             metrics=verdict.metrics | {"loss": report.loss},
             created_at_ms=now_ms,
+            companion=companion,
+            transitions=learner.transitions,
         )
 
 
@@ -221,25 +231,45 @@ class _Candidate:
         cases = selection.counted & (held_out.items >= 0)
         return _Candidate(learner, incumbent, selection, held_out, cases, generator)
 
-    def train(self, settings: TrainerSettings, should_stop: ShouldStop, on_progress: OnProgress) -> TrainReport:
-        """Train on the selection; see `trainer.fine_tune.train`."""
-        return train(
+    def learn(
+        self, settings: TrainerSettings, now_ms: int, should_stop: ShouldStop, on_progress: OnProgress
+    ) -> tuple[TrainReport, Companion | None]:
+        """Train on the selection and count its new clicks; see `trainer.fine_tune.train` and `trainer.companion`."""
+        rows = as_rows(self.selection.training, self.selection.item_ids, self.learner.vocabulary)
+        if self.incumbent is None:
+            return train_anew(
+                self.learner,
+                rows,
+                settings,
+                generator=self.generator,
+                should_stop=should_stop,
+                on_progress=on_progress,
+            )
+        companion = count_new(
+            self.incumbent,
+            self.learner,
+            rows,
+            self.selection.is_new,
+            age_ms=now_ms - self.incumbent.created_at_ms,
+            half_life_days=settings.companion_half_life_days,
+        )
+        report = train(
             self.learner.network,
             self.learner.optimizer,
-            as_rows(self.selection.training, self.selection.item_ids, self.learner.vocabulary),
+            rows,
             settings,
-            epochs=settings.epochs_first if self.incumbent is None else settings.epochs_round,
+            epochs=settings.epochs_round,
             generator=self.generator,
             should_stop=should_stop,
             on_progress=on_progress,
         )
+        return report, companion
 
-    def judge(self, settings: TrainerSettings) -> Verdict:
-        """Rank the held-out clicks with the candidate and with what it must beat or match."""
-        network = self.learner.network
+    def judge(self, companion: Companion | None, settings: TrainerSettings) -> Verdict:
+        """Rank the held-out clicks with the candidate, as it would serve, and with what it must beat or match."""
         ours, theirs = (
             scorer.next_click_ranks(self.held_out, self.cases, "conservative")
-            for scorer in (NetworkScorer(network), self._opponent(settings))
+            for scorer in (scorer_of(self.learner.network, companion), self._opponent(settings))
         )
         session = np.repeat(np.arange(len(self.held_out)), self.held_out.lengths)[self.cases]
         return judge(
@@ -252,8 +282,8 @@ class _Candidate:
         )
 
     def _opponent(self, settings: TrainerSettings) -> Scorer:
-        """Return the incumbent, or popularity before the first version."""
+        """Return the incumbent as it serves, or popularity before the first version."""
         if self.incumbent is not None:
-            return NetworkScorer(self.incumbent.network.to(settings.torch_device()))
+            return scorer_of(self.incumbent.network.to(settings.torch_device()), self.incumbent.companion)
         rows = as_rows(self.selection.training, self.selection.item_ids, self.learner.vocabulary).items
         return PopularityScorer(np.bincount(rows, minlength=self.learner.network.item_count))

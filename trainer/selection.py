@@ -20,6 +20,7 @@ class Selection:
     Attributes:
         item_ids: What the codes mean.
         training: Sessions with at least one new click, and replayed older ones, by their start.
+        is_new: bool, one for each of `training.items`: whether it is a new click, or an older one.
         held_out: Sessions with at least one case, earlier clicks included: they lead up to it.
         counted: bool, one for each of `held_out.items`: whether it is a case, a held-out click with a click before it.
         new_clicks: New training clicks.
@@ -29,6 +30,7 @@ class Selection:
 
     item_ids: list[str]
     training: Sessions
+    is_new: NDArray[np.bool_]
     held_out: Sessions
     counted: NDArray[np.bool_]
     new_clicks: int
@@ -69,6 +71,7 @@ def select(
     return Selection(
         item_ids=window.table.item_ids,
         training=replace(kept, items=window.table.item[places]),
+        is_new=is_new[places],
         held_out=held_out,
         counted=counted,
         new_clicks=new_clicks,
@@ -145,7 +148,7 @@ def _with_replay(
     affordable = np.cumsum(sessions.lengths[others]) <= replay_share * new_clicks
     kept = is_new_session.copy()
     kept[others[affordable]] = True
-    return _subset(sessions, kept)[0], new_clicks
+    return sessions.subset(kept), new_clicks
 
 
 def _held_out_sessions(
@@ -156,22 +159,12 @@ def _held_out_sessions(
     counted = held_out[sessions.items]
     counted[sessions.offsets[:-1]] = False
     if len(sessions):
-        sessions, kept_clicks = _subset(sessions, np.logical_or.reduceat(counted, sessions.offsets[:-1]))
-        counted = counted[kept_clicks]
+        kept = np.logical_or.reduceat(counted, sessions.offsets[:-1])
+        counted = counted[np.repeat(kept, sessions.lengths)]
+        sessions = sessions.subset(kept)
     return replace(sessions, items=table.item[sessions.items]), counted
 
 
 def _sessions_of_places(table: ClickTable, places: NDArray[np.int64], idle_ms: int, *, minimum_length: int) -> Sessions:
     """Return the sessions of some clicks with each click's place in `table` instead of its item."""
     return sessionise(replace(table.select(places), item=places), idle_ms=idle_ms, minimum_length=minimum_length)
-
-
-def _subset(sessions: Sessions, kept: NDArray[np.bool_]) -> tuple[Sessions, NDArray[np.bool_]]:
-    """Return some of the sessions, and which clicks that keeps."""
-    lengths = sessions.lengths
-    kept_clicks = np.repeat(kept, lengths)
-    offsets = np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64)
-    return (
-        Sessions(sessions.items[kept_clicks], offsets, sessions.start_ms[kept], sessions.end_ms[kept]),
-        kept_clicks,
-    )

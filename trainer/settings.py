@@ -73,6 +73,10 @@ class TrainerSettings(BaseModel):
     hidden_dropout: DropRate = Field(0.2, description="dropout on the way out of the GRU, never on the carried state")
     epochs_first: Size = Field(5, description="passes over the clicks when training from scratch")
     epochs_round: Size = Field(2, description="passes over the clicks of a fine-tuning round")
+    companion: bool = Field(True, description="mix what followed what, and the session's own items, into the answers")
+    companion_half_life_days: Annotated[float, Gt(0)] = Field(
+        45.0, description="age at which a version's pair counts are worth half to the next (days)"
+    )
     idle_ms: Annotated[int, Gt(0)] = Field(DEFAULT_IDLE_MS, description="event time after which a session ends (ms)")
 
     window_clicks: Annotated[int, Ge(1000)] = Field(500_000, description="newest clicks held in memory")
@@ -171,13 +175,13 @@ class TrainerSettings(BaseModel):
         return min(self.retry_longest_s, self.retry_first_s * 2.0 ** min(failures, 64))
 
     def recipe(self) -> dict[str, Any]:
-        """Return the settings that shape the weights, as plain JSON values for a version's manifest."""
+        """Return the settings that shape a version, as plain JSON values for a version's manifest."""
         return self.model_dump(mode="json", include=_RECIPE)
 
 
 _RECIPE = {
     "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
     "backprop_steps", "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "accumulator",
-    "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "idle_ms", "replay_share",
-    "holdout_share", "seed",
+    "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "companion",
+    "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "seed",
 }  # fmt: skip

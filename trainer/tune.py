@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trainer.errors import TrainingDivergedError
-from trainer.evaluate import NetworkScorer, summary
+from trainer.evaluate import summary
 from trainer.fine_tune import OnProgress
 from trainer.fit import fit
 from trainer.protocols import Protocol
+from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ def _chosen(trial: "optuna.Trial", settings: TrainerSettings) -> TrainerSettings
 
 
 def _metrics(protocol: Protocol, settings: TrainerSettings, on_progress: OnProgress) -> dict[str, float]:
-    version, _ = fit(protocol.train, settings, version="trial", created_at_ms=0, on_progress=on_progress)
+    # The network alone: a companion would be worth about the same beside each, and costs time.
+    alone = settings.model_copy(update={"companion": False})
+    version, _ = fit(protocol.train, alone, version="trial", created_at_ms=0, on_progress=on_progress)
     sessions, counted = protocol.cases(version.vocabulary)
     return summary(NetworkScorer(version.network).next_click_ranks(sessions, counted, "conservative"), (CUTOFF,))

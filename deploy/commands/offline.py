@@ -113,6 +113,7 @@ def evaluate(
         loaded.network,
         loaded.vocabulary,
         protocol,
+        companion=loaded.companion,
         ks=ks,
         ties=ties,
         removes_seen=remove_seen,

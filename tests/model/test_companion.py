@@ -20,7 +20,8 @@ def test_the_history_at_each_click_of_a_batch_is_that_of_its_session_played_clic
             plays[slot].append(row)
         expected.append(list(plays[slot]))
     slots, rows, counts = (
-        np.array([click[part] for click in clicks], dtype=kind) for part, kind in enumerate((np.int64, np.int64, np.bool_))
+        np.array([click[part] for click in clicks], dtype=kind)
+        for part, kind in enumerate((np.int64, np.int64, np.bool_))
     )
     found = histories_after(histories_of(before), slots, rows, counts)
     assert found.tolist() == histories_of(expected).tolist()
@@ -36,7 +37,7 @@ def test_a_history_keeps_the_newest_rows_with_the_last_in_the_last_column() -> N
 def test_weights_survive_the_way_through_a_manifest_and_others_are_refused() -> None:
     mixing = Mixing(forward=0.7, last=-0.1)
     assert Mixing.of(mixing.to_dict()) == mixing
-    with pytest.raises(ValueError, match="expected the mixing weights .*'fade'.* got \\['forward'\\]"):
+    with pytest.raises(ValueError, match=r"expected the mixing weights .*'fade'.* got \['forward'\]"):
         Mixing.of({"forward": 0.5})
     with pytest.raises(ValueError, match="must be finite"):
         Mixing(forward=float("nan"))

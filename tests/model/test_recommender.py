@@ -50,9 +50,7 @@ RECOMMENDERS = [recommender_of(shape) for shape in SHAPES]
 WITH_COMPANION = recommender_of(SHAPES[0], with_companion=True)
 NAMES = ["one layer", "two layers", "separate tables", "one-hot", "trace"]
 recommenders = pytest.mark.parametrize("recommender", RECOMMENDERS, ids=NAMES)
-all_recommenders = pytest.mark.parametrize(
-    "recommender", [*RECOMMENDERS, WITH_COMPANION], ids=[*NAMES, "companion"]
-)
+all_recommenders = pytest.mark.parametrize("recommender", [*RECOMMENDERS, WITH_COMPANION], ids=[*NAMES, "companion"])
 
 
 @dataclass
@@ -72,7 +70,7 @@ class Sessions:
     def apply(self, recommender: Recommender, clicks: list[tuple[int, int]]) -> None:
         slots, rows = columns(clicks)
         played = Played(histories_of(self.plays), np.ones(len(clicks), np.bool_))
-        forward = recommender.forward(self.states, self.last_rows, slots, rows, K, played)
+        forward = recommender.forward(self.states, self.last_rows, slots, rows, K, played=played)
         self.forwards.append(forward)
         self.states = forward.states
         for slot, row in clicks:
@@ -171,9 +169,9 @@ def test_with_a_companion_an_answer_is_the_mixture_for_the_session_up_to_that_cl
 
 def test_a_replayed_click_gets_the_mixture_of_the_history_as_it_is() -> None:
     zero, nothing_new = np.zeros((1, WITH_COMPANION.state_width), np.float32), np.array([False])
-    first = WITH_COMPANION.forward(zero, np.array([-1]), np.array([0]), np.array([4]), K, Played.anew(1))
+    first = WITH_COMPANION.forward(zero, np.array([-1]), np.array([0]), np.array([4]), K, played=Played.anew(1))
     again = WITH_COMPANION.forward(
-        first.states, np.array([4]), np.array([0]), np.array([-1]), K, Played(histories_of([[4]]), nothing_new)
+        first.states, np.array([4]), np.array([0]), np.array([-1]), K, played=Played(histories_of([[4]]), nothing_new)
     )
     assert again.top_rows.tolist() == first.top_rows.tolist()
     np.testing.assert_allclose(again.scores, first.scores, rtol=1e-5)
@@ -290,10 +288,10 @@ def test_answers_from_many_blocks_of_clicks_and_items_are_the_best_of_all_scores
 def test_mixtures_from_many_blocks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clicks = np.arange(40)
     states, before = np.zeros((40, WITH_COMPANION.state_width), np.float32), np.full(40, -1)
-    whole = WITH_COMPANION.forward(states, before, clicks, clicks, K, Played.anew(40))
+    whole = WITH_COMPANION.forward(states, before, clicks, clicks, K, played=Played.anew(40))
     monkeypatch.setattr(serving, "ITEMS_PER_BLOCK", 64)
     monkeypatch.setattr(serving, "MOST_SCORES", 7 * ITEMS)
-    pieces = WITH_COMPANION.forward(states, before, clicks, clicks, K, Played.anew(40))
+    pieces = WITH_COMPANION.forward(states, before, clicks, clicks, K, played=Played.anew(40))
     assert pieces.top_rows.tolist() == whole.top_rows.tolist()
     np.testing.assert_allclose(pieces.scores, whole.scores, rtol=1e-5)
 

@@ -39,9 +39,7 @@ def counts(item_count: int, seed: int) -> Transitions:
     return transitions
 
 
-def recommender(
-    version: str = "v1", item_ids: Sequence[str] = ITEMS, *, with_companion: bool = False
-) -> Recommender:
+def recommender(version: str = "v1", item_ids: Sequence[str] = ITEMS, *, with_companion: bool = False) -> Recommender:
     """Return a version in memory; each of v1, v2, v3 has weights of its own."""
     seed, items = SEEDS[version], len(item_ids)
     companion = Companion(counts(items, seed).neighbours(), Mixing()) if with_companion else None

@@ -8,13 +8,14 @@ import torch
 from model.baselines.kinds import BASELINES
 from model.baselines.scorer import BaselineScorer
 from model.clicks import Click, ClickTable
+from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
-from trainer.companion_scorer import CompanionScorer
 from trainer.compare import Finished, Question, compare
-from trainer.evaluate import NetworkScorer
 from trainer.protocols import split_protocol
+from trainer.scorers import NetworkScorer, Scorer, scorer_of
 
 ITEMS = [f"item-{number}" for number in range(12)]
 CYCLES = table_of(cyclic_clicks(ITEMS, sessions=150))
@@ -47,7 +48,7 @@ def test_an_unknown_split_is_refused_with_all_that_there_are() -> None:
         split_protocol(CYCLES, "hours:1")
 
 
-@pytest.mark.parametrize("model", ["network", "popularity", "vmis-knn"])
+@pytest.mark.parametrize("model", ["network", "companion", "popularity", "vmis-knn"])
 def test_ranks_without_seen_items_are_those_among_the_items_not_seen(model: str) -> None:
     """Against a ranking from single scores, over sessions that click some items again, the case's own among them."""
     generator = np.random.default_rng(4)
@@ -61,12 +62,18 @@ def test_ranks_without_seen_items_are_those_among_the_items_not_seen(model: str)
     if model == "network":
         network = GRU4Rec.initialised(SMALL.network(), 12, torch.Generator().manual_seed(1))
         plain, without = NetworkScorer(network), NetworkScorer(network, removes_seen=True)
+    elif model == "companion":
+        network = GRU4Rec.initialised(SMALL.network(), 12, torch.Generator().manual_seed(1))
+        transitions = Transitions(12)
+        transitions.add(sessions)
+        companion = Companion(transitions.neighbours(), Mixing())
+        plain, without = (scorer_of(network, companion, removes_seen=removes) for removes in (False, True))
     else:
         kind = BASELINES[model]
         baseline = kind.fit(sessions, 12, kind.settings_type(), torch.Generator().manual_seed(1))
         plain, without = BaselineScorer(baseline), BaselineScorer(baseline, removes_seen=True)
 
-    def rank_of(scorer: NetworkScorer | BaselineScorer, place: int, item: int) -> int:
+    def rank_of(scorer: Scorer, place: int, item: int) -> int:
         """The rank of an item after the clicks before a place."""
         changed = replace(sessions, items=sessions.items.copy())
         changed.items[place] = item
@@ -81,12 +88,6 @@ def test_ranks_without_seen_items_are_those_among_the_items_not_seen(model: str)
         before = set(sessions.items[starts[place] : place].tolist()) - {target}
         ahead = [item for item in range(12) if rank_of(plain, place, item) < rank_of(plain, place, target)]
         assert rank == 1 + len(set(ahead) - before)
-
-
-def test_a_companion_refuses_to_leave_out_what_it_scores() -> None:
-    network = GRU4Rec.initialised(SMALL.network(), 3, torch.Generator())
-    with pytest.raises(ValueError, match="cannot leave out seen items"):
-        CompanionScorer(network, None, None, removes_seen=True)  # type: ignore[arg-type]
 
 
 def test_who_learns_the_cycle_foresees_it_and_who_counts_items_does_not() -> None:

@@ -12,9 +12,10 @@ from model.gru4rec import GRU4Rec
 from model.ranking import UNRANKED
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
-from trainer.evaluate import NetworkScorer, PopularityScorer, evaluate
+from trainer.evaluate import evaluate
 from trainer.fit import fit
 from trainer.protocols import Protocol
+from trainer.scorers import NetworkScorer, PopularityScorer
 from trainer.settings import TrainerSettings
 
 ITEMS = [f"item-{number}" for number in range(30)]

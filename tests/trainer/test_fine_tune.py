@@ -13,8 +13,8 @@ from model.negatives import PopularitySampler
 from model.optimizer import SparseAdagrad
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
 from trainer.errors import TrainingDivergedError
-from trainer.evaluate import NetworkScorer
 from trainer.fine_tune import TrainingStep, TrainReport, train
+from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
 
 

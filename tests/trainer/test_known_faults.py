@@ -20,9 +20,10 @@ from model.ranking import UNRANKED
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, table_of
-from trainer.evaluate import NetworkScorer, evaluate
+from trainer.evaluate import evaluate
 from trainer.fine_tune import Rows, TrainingStep, train
 from trainer.protocols import Protocol
+from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
 
 # Steps too short to change a float32, and nothing but the other sessions' targets to tell the target from.

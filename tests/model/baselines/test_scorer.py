@@ -14,9 +14,9 @@ from model.clicks import Sessions, read_clicks, sessionise, split_table
 from model.ranking import UNRANKED, RankingMetrics, Ties, ranks
 from model.vocabulary import Vocabulary
 from tests.model.baselines.sessions_of_rows import fitted, sessions_of, shuffled
-from trainer.evaluate import PopularityScorer, Scorer
 from trainer.learner import as_rows
 from trainer.protocols import known_sessions
+from trainer.scorers import PopularityScorer, Scorer
 
 ITEMS = 10
 

@@ -1,0 +1,113 @@
+"""The companion of a version in the making: its counts grow from version to version, its weights suit unseen clicks."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.clicks import Sessions
+from model.companion import Companion, Mixing
+from model.registry import ModelVersion
+from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
+from trainer.learner import Learner
+from trainer.mixing_fit import fit_mixing
+from trainer.settings import TrainerSettings
+
+NEWEST_SHARE = 0.05
+"""Newest share of the first sessions, which the weights are chosen on; only the last epoch learns from it."""
+ROUND_CASES = 1000
+"""Clicks that the weights are chosen on in a later round, at most."""
+_DAY_MS = 86_400_000
+
+
+def train_anew(
+    learner: Learner,
+    sessions: Sessions,
+    settings: TrainerSettings,
+    *,
+    generator: torch.Generator,
+    should_stop: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> tuple[TrainReport, Companion | None]:
+    """Train an untrained learner for `epochs_first` epochs; returns the companion that goes with it, if one is wanted.
+
+    All epochs but the last leave out the newest sessions. So there is a network, nearly as good as it will be, and
+    there are counts to choose the weights with on clicks that neither knows. A single epoch is played twice.
+
+    Args:
+        learner: It changes.
+        sessions: Of rows, by their start.
+        settings: The recipe.
+        generator: Source of every random choice.
+        should_stop: Asked before every mini-batch.
+        on_progress: Told now and then how many of how many mini-batches are done.
+
+    Raises:
+        TrainingDivergedError: The loss or a weight is not finite.
+    """
+    learn = partial(
+        train, learner.network, learner.optimizer, settings=settings, generator=generator, should_stop=should_stop
+    )
+    newest = np.arange(len(sessions)) >= len(sessions) - max(1, int(len(sessions) * NEWEST_SHARE))
+    if learner.transitions is None:
+        return learn(sessions=sessions, epochs=settings.epochs_first, on_progress=on_progress), None
+    if newest.all():
+        report = learn(sessions=sessions, epochs=settings.epochs_first, on_progress=on_progress)
+        learner.transitions.add(sessions)
+        return report, Companion(learner.transitions.neighbours(), Mixing())
+    older, epochs = sessions.subset(~newest), max(1, settings.epochs_first - 1)
+    first = learn(
+        sessions=older, epochs=epochs, on_progress=lambda done, total: on_progress(done, total + total // epochs)
+    )
+    if not first.is_complete:
+        return first, None
+    learner.transitions.add(older)
+    unseen = sessions.subset(newest)
+    mixing = fit_mixing(learner.network, learner.transitions.neighbours(), unseen).mixing
+    learner.transitions.add(unseen)
+    last = learn(
+        sessions=sessions,
+        epochs=1,
+        on_progress=lambda done, total: on_progress(epochs * total + done, (epochs + 1) * total),
+    )
+    return first.followed_by(last), Companion(learner.transitions.neighbours(), mixing)
+
+
+def count_new(
+    parent: ModelVersion,
+    learner: Learner,
+    sessions: Sessions,
+    is_new: NDArray[np.bool_],
+    *,
+    age_ms: int,
+    half_life_days: float,
+) -> Companion | None:
+    """Add a round's new clicks to what a learner has counted; returns the companion of its version, if one is wanted.
+
+    The weights are those that would have suited the parent on the new clicks, which it had not seen.
+
+    Args:
+        parent: What the learner was grown from.
+        learner: Its counts change.
+        sessions: Of the learner's rows.
+        is_new: bool, one for each of `sessions.items`: whether the parent's counts lack it.
+        age_ms: Time since the parent was made.
+        half_life_days: Age at which what the parent counted is worth half.
+    """
+    if learner.transitions is None:
+        return None
+    mixing = Mixing()
+    if parent.companion is not None:
+        network = parent.network.to(learner.network.input_table.device)
+        mixing = fit_mixing(
+            network,
+            parent.companion.neighbours,
+            sessions,
+            counted=is_new,
+            most_cases=ROUND_CASES,
+            start=parent.companion.mixing,
+        ).mixing
+    learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * _DAY_MS)))
+    learner.transitions.add(sessions, is_new)
+    return Companion(learner.transitions.neighbours(), mixing)

@@ -1,0 +1,225 @@
+"""The weights of a mixture that suit held-out clicks best.
+
+Only what can be among a click's best `CUTOFF` is kept of it: the items to which the companion gives something, and the
+network's best others. So trying a choice of weights costs the same however many items there are.
+
+Shape letters: c cases of a chunk, N items, e entries of a case, n entries of all cases, T tempers.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.clicks import Sessions
+from model.companion import Mixing
+from model.gru4rec import GRU4Rec
+from model.mixing import arrays_of, spread
+from model.ranking import UNRANKED, RankingMetrics, Ties
+from model.transitions import Neighbours
+from trainer.scorers import NetworkScorer, histories_at
+
+CUTOFF = 20
+GRID: dict[str, tuple[float, ...]] = {
+    "repeat": (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "forward": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6),
+    "backward": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6),
+    "last": (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2),
+    "fade": (0.5, 0.65, 0.8, 0.9),
+    "temper": (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 2.0, 4.0),
+}
+_SWEEPS = 2
+_FORWARD, _BACKWARD = np.eye(6)[1], np.eye(6)[2]
+
+
+@dataclass(frozen=True)
+class FittedMixing:
+    """Weights, and what they change on the clicks that they were chosen on.
+
+    Attributes:
+        mixing: The weights.
+        cases: How many clicks they were chosen on; 0: none could be ranked, and the weights are those to begin with.
+        network: Metrics of the network alone.
+        mixture: Metrics with the companion.
+    """
+
+    mixing: Mixing
+    cases: int
+    network: dict[str, float]
+    mixture: dict[str, float]
+
+
+def fit_mixing(
+    network: GRU4Rec,
+    neighbours: Neighbours,
+    sessions: Sessions,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    most_cases: int = 4000,
+    start: Mixing | None = None,
+) -> FittedMixing:
+    """Choose the weights by coordinate search on Recall@20 + MRR@20; deterministic.
+
+    Args:
+        network: What the companion goes with; it must not have learned from the counted clicks.
+        neighbours: Counted without them, or repeats of the very same pair look better than they are.
+        sessions: Of rows.
+        counted: bool, one for each of `sessions.items`: which clicks to choose on; by default all but each first.
+        most_cases: Clicks to choose on at most, spread evenly.
+        start: Where to begin.
+    """
+    if counted is None:
+        counted = np.ones(len(sessions.items), dtype=np.bool_)
+    counted = counted.copy()
+    counted[sessions.offsets[:-1]] = False
+    places = np.flatnonzero(counted)
+    some = places[np.linspace(0, max(0, len(places) - 1), min(most_cases, len(places))).astype(np.int64)]
+    counted[:] = False
+    counted[some] = True
+    best = start or Mixing()
+    collector = _Collector(network, neighbours, sorted({*GRID["temper"], best.temper}))
+    collector.next_click_ranks(sessions, counted, "conservative")
+    cases = collector.cases()
+    reached = cases.metrics(best)
+    for _ in range(_SWEEPS if len(cases) else 0):
+        for name, values in GRID.items():
+            for value in values:
+                if (name == "repeat" and value < -best.last) or (name == "last" and value < -best.repeat):
+                    continue
+                tried = replace(best, **{name: value})
+                got = cases.metrics(tried)
+                if _worth(got) > _worth(reached):
+                    best, reached = tried, got
+    alone = Mixing(temper=1.0, forward=0.0, backward=0.0, last=0.0, repeat=0.0)
+    return FittedMixing(mixing=best, cases=len(cases), network=cases.metrics(alone), mixture=reached)
+
+
+def _worth(metrics: dict[str, float]) -> float:
+    return metrics[f"recall@{CUTOFF}"] + metrics[f"mrr@{CUTOFF}"]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One click; see `_Cases` for the parts, each [e]; `target` is a place among them, or -1."""
+
+    scores: NDArray[np.float32]
+    forward: NDArray[np.float64]
+    backward: NDArray[np.float64]
+    age: NDArray[np.int64]
+    target: int
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """Clicks by what can be among their best; the entries of one case stand together.
+
+    Attributes:
+        begins: int64 [cases], where each case's entries begin.
+        target: int64 [cases], place of the clicked item among the entries, -1 where it cannot be among the best.
+        scores: float32 [n], the network's.
+        forward: float64 [n], `model.mixing`'s F.
+        backward: float64 [n], B.
+        age: int64 [n], clicks since the item's last in the session, -1 where it is not in it.
+        tempers: The tempers that can be asked for.
+        norms: float64 [cases, T], log of the sum of exp(temper s) over all items.
+    """
+
+    begins: NDArray[np.int64]
+    target: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    forward: NDArray[np.float64]
+    backward: NDArray[np.float64]
+    age: NDArray[np.int64]
+    tempers: list[float]
+    norms: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.begins, append=len(self.scores))
+
+    @cached_property
+    def _chances(self) -> dict[float, NDArray[np.float64]]:
+        return {}
+
+    def _softmax(self, temper: float) -> NDArray[np.float64]:
+        """Return the network's chances of the entries, float64 [n]; kept, as most choices share them."""
+        if temper not in self._chances:
+            norms = np.repeat(self.norms[:, self.tempers.index(temper)], self._lengths)
+            self._chances[temper] = np.exp(temper * self.scores - norms)
+        return self._chances[temper]
+
+    def metrics(self, mixing: Mixing) -> dict[str, float]:
+        """Return what a choice of weights reaches."""
+        ranks = np.full(len(self), UNRANKED, dtype=np.int64)
+        if len(self):
+            repeat = mixing.repeat * mixing.fade**self.age + mixing.last * (self.age == 0)
+            chances = self._softmax(mixing.temper) + mixing.forward * self.forward + mixing.backward * self.backward
+            chances += np.where(self.age >= 0, repeat, 0.0)
+            goals = np.repeat(chances[self.target], self._lengths)
+            ahead = np.add.reduceat((chances >= goals).astype(np.int64), self.begins)
+            ranks = np.where(self.target >= 0, ahead, UNRANKED)
+        return RankingMetrics.from_ranks(ranks, (CUTOFF,)).to_dict()
+
+
+@dataclass(frozen=True)
+class _Collector(NetworkScorer):
+    """Keeps what it is asked to rank."""
+
+    neighbours: Neighbours
+    tempers: list[float]
+    kept: list[_Case] = field(default_factory=list)
+    norms: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def _ranks(
+        self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
+    ) -> NDArray[np.int64]:
+        self.norms.append(
+            torch.stack([torch.logsumexp(scores * temper, 1) for temper in self.tempers], 1).double().cpu().numpy()
+        )
+        table = scores.cpu().numpy()
+        for line, history, target in zip(table, histories_at(sessions, places), targets.tolist(), strict=True):
+            self.kept.append(self._case(line, history, target))
+        return super()._ranks(sessions, places, scores, targets, ties)
+
+    def _case(self, line: NDArray[np.float32], history: NDArray[np.int64], target: int) -> _Case:
+        forward, backward = np.zeros(len(line)), np.zeros(len(line))
+        touched, arrays = np.empty(len(line), dtype=np.int64), arrays_of(self.neighbours)
+        found = [
+            touched[: spread(mass, touched, history, *arrays, weights)].copy()
+            for mass, weights in ((forward, _FORWARD), (backward, _BACKWARD))
+        ]
+        clicked = history[(history >= 0) & (history < len(line))]
+        given = np.unique(np.concatenate([*found, clicked]))
+        others = line.copy()
+        others[given] = -np.inf
+        best = np.argpartition(-others, min(CUTOFF, len(line) - 1))[:CUTOFF]
+        rows = np.union1d(given, best[others[best] > -np.inf])
+        newest_first = history[::-1]
+        ages = np.full(len(rows), -1, dtype=np.int64)
+        for age in range(len(newest_first) - 1, -1, -1):
+            ages[rows == newest_first[age]] = age
+        place = np.flatnonzero(rows == target)
+        return _Case(line[rows], forward[rows], backward[rows], ages, int(place[0]) if len(place) else -1)
+
+    def cases(self) -> _Cases:
+        """Return all that was kept."""
+        lengths = np.array([len(case.age) for case in self.kept], dtype=np.int64)
+        begins = np.cumsum(lengths) - lengths
+        places = np.array([case.target for case in self.kept], dtype=np.int64)
+        parts = {
+            part: np.concatenate([getattr(case, part) for case in self.kept] or [np.empty(0)])
+            for part in ("scores", "forward", "backward", "age")
+        }
+        return _Cases(
+            begins=begins,
+            target=np.where(places >= 0, places + begins, -1),
+            tempers=self.tempers,
+            norms=np.concatenate(self.norms) if self.norms else np.empty((0, len(self.tempers))),
+            **parts,
+        )
