@@ -15,7 +15,7 @@ from trainer.mixing_fit import fit_mixing
 from trainer.settings import TrainerSettings
 
 NEWEST_SHARE = 0.05
-"""Newest share of the first sessions, which the weights are chosen on; only the last epoch learns from it."""
+"""Newest share of the first sessions, which the weights are chosen on before it is learned from."""
 ROUND_CASES = 1000
 """Clicks that the weights are chosen on in a later round, at most."""
 _DAY_MS = 86_400_000
@@ -32,8 +32,9 @@ def train_anew(
 ) -> tuple[TrainReport, Companion | None]:
     """Train an untrained learner for `epochs_first` epochs; returns the companion that goes with it, if one is wanted.
 
-    All epochs but the last leave out the newest sessions. So there is a network, nearly as good as it will be, and
-    there are counts to choose the weights with on clicks that neither knows. A single epoch is played twice.
+    The newest sessions wait until the others have had all epochs but the last. So there is a network, nearly as good as
+    it will be, and there are counts to choose the weights with on clicks that neither knows. Then the newest catch up,
+    and the last epoch plays all. A single epoch is played twice.
 
     Args:
         learner: It changes.
@@ -56,22 +57,25 @@ def train_anew(
         report = learn(sessions=sessions, epochs=settings.epochs_first, on_progress=on_progress)
         learner.transitions.add(sessions)
         return report, Companion(learner.transitions.neighbours(), Mixing())
-    older, epochs = sessions.subset(~newest), max(1, settings.epochs_first - 1)
-    first = learn(
+    older, unseen, epochs = sessions.subset(~newest), sessions.subset(newest), max(1, settings.epochs_first - 1)
+    report = learn(
         sessions=older, epochs=epochs, on_progress=lambda done, total: on_progress(done, total + total // epochs)
     )
-    if not first.is_complete:
-        return first, None
+    if not report.is_complete:
+        return report, None
     learner.transitions.add(older)
-    unseen = sessions.subset(newest)
     mixing = fit_mixing(learner.network, learner.transitions.neighbours(), unseen).mixing
     learner.transitions.add(unseen)
-    last = learn(
-        sessions=sessions,
-        epochs=1,
-        on_progress=lambda done, total: on_progress(epochs * total + done, (epochs + 1) * total),
-    )
-    return first.followed_by(last), Companion(learner.transitions.neighbours(), mixing)
+    report = report.followed_by(learn(sessions=unseen, epochs=epochs))
+    if report.is_complete:
+        report = report.followed_by(
+            learn(
+                sessions=sessions,
+                epochs=1,
+                on_progress=lambda done, total: on_progress(epochs * total + done, (epochs + 1) * total),
+            )
+        )
+    return report, Companion(learner.transitions.neighbours(), mixing)
 
 
 def count_new(
