@@ -35,6 +35,7 @@ class GRU4Rec:
     def __init__(self, settings: GRU4RecSettings, parameters: Mapping[str, Tensor]) -> None:
         self.settings = settings
         self.parameters = dict(parameters)
+        self._compared: Tensor | None = None  # item vectors as queries are compared with them, see `ready`
         if EMBEDDING not in self.parameters:
             raise ValueError(f"the parameter {EMBEDDING!r} is missing")
         expected = settings.shapes(len(self.parameters[EMBEDDING]))
@@ -73,8 +74,17 @@ class GRU4Rec:
 
     @property
     def input_table(self) -> Tensor:
-        """What the network takes in of every item, float32 [N, E]: D wide, or 3H where the input is one-hot."""
+        """Where what the network takes in comes from, float32 [N, E]: D wide, or 3H where the input is one-hot."""
         return self.parameters[self.settings.input_table]
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return what the network takes in of each row, float32 [n, E]."""
+        return self.as_inputs(self.input_table.index_select(0, rows))
+
+    def as_inputs(self, vectors: Tensor) -> Tensor:
+        """Return what the network takes in of rows of `input_table`, float32 [n, E]."""
+        length = self.settings.input_length
+        return functional.normalize(vectors, dim=1) * length if length else vectors
 
     @property
     def dense_parameter_names(self) -> list[str]:
@@ -90,7 +100,7 @@ class GRU4Rec:
         to the bottom layer is x W itself. The trace t becomes trace_decay * t + x.
 
         Args:
-            x: Rows of `input_table`, float32 [B, E].
+            x: `inputs` of the clicked items, float32 [B, E].
             state: float32 [B, W], the layers side by side, bottom first, then the trace; zeros for a new session.
             dropout: Applied to a layer's output on its way into the next layer, never to the state that is carried.
 
@@ -133,7 +143,7 @@ class GRU4Rec:
 
         Args:
             state: float32 [B, W], after the click.
-            x: Rows of `input_table` of the last known item of each session, float32 [B, E]; the trace where none is
+            x: `inputs` of the last known item of each session, float32 [B, E]; the trace where none is
                 carried.
             dropout: Applied to the top layer's state on its way out.
 
@@ -162,10 +172,34 @@ class GRU4Rec:
         They are the scores before the activation, which keeps their order: items are ranked by these, as float32 has
         one number for all large values of tanh.
         """
-        table = self.parameters[EMBEDDING][rows].T
-        if self.settings.item_bias:
-            return torch.addmm(self.parameters[ITEM_BIAS][rows], query, table)
-        return query @ table
+        bias = self.parameters[ITEM_BIAS][rows] if self.settings.item_bias else None
+        if self._compared is None:
+            return self.score(query, self.parameters[EMBEDDING][rows], bias)
+        return self._product(query, self._compared[rows], bias)
+
+    def score(self, query: Tensor, vectors: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the scores of some items before the activation, float32 [B, n].
+
+        Args:
+            query: float32 [B, D].
+            vectors: Their rows of the embedding, float32 [n, D].
+            bias: Theirs, float32 [n], where items have one.
+        """
+        return self._product(query, self._as_compared(vectors), bias)
+
+    def _as_compared(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(vectors, dim=1) if self.settings.cosine_scale else vectors
+
+    def _product(self, query: Tensor, vectors: Tensor, bias: Tensor | None) -> Tensor:
+        if scale := self.settings.cosine_scale:
+            query = functional.normalize(query, dim=1) * scale
+        return query @ vectors.T if bias is None else torch.addmm(bias, query, vectors.T)
+
+    def ready(self) -> "GRU4Rec":
+        """Return the network with all that answering needs worked out ahead; its tensors must not change any more."""
+        network = GRU4Rec(self.settings, self.parameters)
+        network._compared = self._as_compared(self.parameters[EMBEDDING])
+        return network
 
     def activated(self, scores: Tensor) -> Tensor:
         """Return scores after the activation, of any shape; these are what a loss compares and what is reported."""

@@ -14,6 +14,9 @@ ITEM_INPUT = "item_input"
 ITEM_TABLES = (EMBEDDING, ITEM_BIAS, ITEM_INPUT)
 """Every parameter with a row per item, in the order in which networks hold them; all others are dense."""
 
+UNIT_INPUT = 0.1
+"""Root mean square of the values of a vector that is taken in at a given length."""
+
 ItemInput = Literal["shared", "separate", "one_hot"]
 ResetGate = Literal["before", "after"]
 Activation = Literal["linear", "tanh", "elu", "leaky_relu"]
@@ -35,6 +38,9 @@ class GRU4RecSettings:
         trace_decay: What the trace keeps of itself with each click, from 0 (it is the last click's vector alone) to
             below 1. A trace that keeps something is carried in the state, behind the layers.
         item_bias: Whether every item has a bias of its own.
+        cosine_scale: What the cosine of query and item vector is multiplied with to be the score, above 0; 0 for scores
+            that are inner products. With cosines a shared vector's length does not matter where it is taken in either:
+            it is made `UNIT_INPUT` * sqrt(D).
         item_input: What the network takes in of a clicked item. `shared`: the vector that it is compared with.
             `separate`: a vector from a table of its own, [N, D]. `one_hot`: the item's row of the bottom layer's input
             weights, [N, 3H], without a product; there is no vector then that a skip could add.
@@ -55,6 +61,7 @@ class GRU4RecSettings:
     skip_weight: float = 1.0
     trace_decay: float = 0.0
     item_bias: bool = True
+    cosine_scale: float = 0.0
     item_input: ItemInput = "shared"
     reset_gate: ResetGate = "before"
     activation: Activation = "linear"
@@ -71,6 +78,8 @@ class GRU4RecSettings:
             raise ValueError(
                 f"skip_weight must be above 0 and finite, got {self.skip_weight}; to add nothing, skip not"
             )
+        if not 0 <= self.cosine_scale < math.inf:
+            raise ValueError(f"cosine_scale must be 0 (no cosines) or more, and finite, got {self.cosine_scale}")
         if not 0 <= self.trace_decay < 1:
             raise ValueError(f"trace_decay must be from 0 to below 1, got {self.trace_decay}")
         if not 0 < self.activation_alpha < (1 if self.activation == "leaky_relu" else math.inf):
@@ -96,6 +105,12 @@ class GRU4RecSettings:
     def trace_width(self) -> int:
         """Width of the trace that the state carries: D, or 0 where none is carried."""
         return self.embedding_size if self.skip and self.trace_decay else 0
+
+    @property
+    def input_length(self) -> float:
+        """Length that the vector of an item is given where it is taken in; 0 where it is taken as it is."""
+        unit = self.cosine_scale and self.item_input == "shared"
+        return UNIT_INPUT * math.sqrt(self.embedding_size) if unit else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values that `from_dict` reads back."""

@@ -95,7 +95,7 @@ class Recommender:
         self.version = version
         self.companion = companion
         self._device = torch.device(device)
-        self._network = network.to(self._device)
+        self._network = network.to(self._device).ready()
 
     @property
     def state_width(self) -> int:
@@ -179,7 +179,7 @@ class Recommender:
 
     def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
         """Return what the network takes in of each row, float32 [n, E]."""
-        return self._network.input_table.index_select(0, self._on_device(rows))
+        return self._network.inputs(self._on_device(rows))
 
     def _best(self, queries: Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the k best rows and their scores, each [C, k], for queries float32 [C, D]; k <= N."""

@@ -69,6 +69,7 @@ class FastStep:
         self.device = torch.device("cpu")
         self.seed = int(torch.randint(2**62, (), generator=generator))
         self._settings, self._optimizer, self._shape = settings, optimizer, network.settings
+        self._input_length = network.settings.input_length or 1.0
         counts = click_counts(sessions, network.item_count)
         self._sampler = GuidedSampler(counts, settings, generator)
         self._log_q = _no_floats()
@@ -105,8 +106,11 @@ class FastStep:
         self._vectors, self._d_vectors = Buffer.of(most, width), Buffer.of(most, width)
         self._scores = Buffer.of(transitions, transitions + samples)
         self._x, self._x_mask = Buffer.of(transitions, width), Buffer.of(transitions, width)
-        self._x_mask.tensor.fill_(1)
+        self._x_mask.tensor.fill_(self._input_length)
         self._query, self._d_query = Buffer.of(transitions, width), Buffer.of(transitions, width)
+        if self._shape.cosine_scale:
+            self._unit_query = Buffer.of(transitions, width)
+            self._lengths, self._query_lengths = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
         self._loss = Buffer.of(1)
 
     def start_epoch(self) -> None:
@@ -139,7 +143,10 @@ class FastStep:
         )
         self._base += used
         tables, corrections = (self._table, self._bias, self._log_q), (self._shift, self._restored)
-        rows.gather(*tables, self._rows, candidates, used, self._vectors.array, *corrections)
+        vectors = self._vectors.array
+        rows.gather(*tables, self._rows, candidates, used, vectors, *corrections)
+        if self._shape.cosine_scale:
+            rows.to_length(vectors, used, 1.0, vectors, self._lengths)
         return candidates, used
 
     def _drop(self, x_mask: Floats, count: int) -> None:
@@ -147,6 +154,7 @@ class FastStep:
         settings = self._settings
         if settings.embedding_dropout:
             fill_dropout_mask(x_mask, self.seed, self._draws, settings.embedding_dropout)
+            x_mask *= self._input_length
         if settings.hidden_dropout:
             for number, layer in enumerate(self._layers, start=1):
                 fill_dropout_mask(
@@ -168,10 +176,16 @@ class FastStep:
         mask, gradient = self._x_mask.array, self._d_vectors.array
         trace = self._d_trace, step.lanes, step.resets
         rows.leave(d_x, d_query, *trace, *weights, mask, self._places, candidates, used, gradient)
+        if shape.cosine_scale:
+            rows.from_length(gradient, used, 1.0, self._vectors.array, self._lengths)
 
     def _score(self, query: Tensor, targets: NDArray[np.int64], candidates: int) -> Floats:
         """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""
-        count, vectors = len(query), self._vectors.tensor[:candidates]
+        count, vectors, scale = len(query), self._vectors.tensor[:candidates], self._shape.cosine_scale
+        if scale:
+            unit = self._unit_query.first(count)
+            rows.to_length(query.numpy(), count, scale, unit.array, self._query_lengths)
+            query = unit.tensor
         scores = self._scores.tensor[:count, :candidates]
         torch.mm(query, vectors.t(), out=scores)
         cross_entropy(
@@ -189,6 +203,8 @@ class FastStep:
         torch.mm(scores.t(), query, out=self._d_vectors.tensor[:candidates])
         d_query = self._d_query.first(count)
         torch.mm(scores, vectors, out=d_query.tensor)
+        if scale:
+            rows.from_length(d_query.array, count, scale, query.numpy(), self._query_lengths)
         return d_query.array
 
     def _update(self, used: int) -> None:

@@ -229,7 +229,8 @@ class TrainingStep:
             rows: Which of them is what.
         """
         settings = self._settings
-        x = self._dropped(leaves[self._input_table].index_select(0, rows.inputs), rate=self._input_dropout)  # [B, E]
+        x = self._network.as_inputs(leaves[self._input_table].index_select(0, rows.inputs))  # [B, E]
+        x = self._dropped(x, rate=self._input_dropout)
         drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
         query = self._network.query(self._advance(x, rows, drop_hidden), x, drop_hidden)
         scores = self._network.activated(self._scores(query, leaves, rows))
@@ -238,13 +239,10 @@ class TrainingStep:
             log_q = log_q.repeat(len(query), 1).fill_diagonal_(0)  # candidate i is the target of row i
         return self._loss(scores, log_q)
 
-    @staticmethod
-    def _scores(query: Tensor, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
+    def _scores(self, query: Tensor, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
         """Return the scores of the candidates before the activation, [B, C], for queries [B, D]."""
-        candidates = leaves[EMBEDDING].index_select(0, rows.candidates)  # [C, D]
-        if ITEM_BIAS in leaves:
-            return torch.addmm(leaves[ITEM_BIAS].index_select(0, rows.candidates), query, candidates.T)
-        return query @ candidates.T
+        bias = leaves[ITEM_BIAS].index_select(0, rows.candidates) if ITEM_BIAS in leaves else None
+        return self._network.score(query, leaves[EMBEDDING].index_select(0, rows.candidates), bias)
 
     def _advance(self, x: Tensor, rows: Rows, drop_hidden: Dropout) -> Tensor:
         """Return the state after each click, [B, W], and carry the last of each lane on; the past of all is cut off."""

@@ -67,7 +67,7 @@ class NetworkScorer:
         found: NDArray[np.int64],
     ) -> None:
         """Play a chunk of sessions in step, the longest first, and fill in the ranks of their counted clicks."""
-        network, table = self.network, self.network.input_table
+        network, table = self.network.ready(), self.network.input_table
         state = table.new_zeros(len(chunk), network.state_width)  # [S, W]
         x = table.new_zeros(len(chunk), table.shape[1])  # [S, E], of the last known item
         begun = np.zeros(len(chunk), dtype=np.bool_)
@@ -78,7 +78,7 @@ class NetworkScorer:
             rows = sessions.items[places]
             known = np.flatnonzero((rows >= 0) & (rows < network.item_count))
             lanes = torch.from_numpy(known).to(table.device)
-            embedded = table.index_select(0, torch.from_numpy(rows[known]).to(table.device))
+            embedded = network.inputs(torch.from_numpy(rows[known]).to(table.device))
             state.index_copy_(0, lanes, network.advance(embedded, state.index_select(0, lanes)))
             x.index_copy_(0, lanes, embedded)
             begun[known] = True

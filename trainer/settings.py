@@ -39,6 +39,9 @@ class TrainerSettings(BaseModel):
         0.5, description="share that older clicks' vectors keep with each click; 0: only the last"
     )
     item_bias: bool = Field(True, description="give every item a bias of its own")
+    cosine_scale: Annotated[float, Ge(0)] = Field(
+        0.0, description="scores are this many times the cosine of query and item vector; 0: their inner product"
+    )
     item_input: ItemInput = Field(
         "shared", description="the clicked item's vector: shared with its output, separate, or one_hot (without vector)"
     )
@@ -136,6 +139,7 @@ class TrainerSettings(BaseModel):
             skip_weight=self.skip_weight,
             trace_decay=self.trace_decay,
             item_bias=self.item_bias,
+            cosine_scale=self.cosine_scale,
             item_input=self.item_input,
             reset_gate=self.reset_gate,
             activation=self.activation,

@@ -174,7 +174,7 @@ def test_gradients_of_a_step_and_its_scores_equal_finite_differences(settings: G
 
     def scores(state: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
         network.parameters.update(zip(names, values, strict=True))
-        x = network.input_table[[2, 0]]
+        x = network.inputs(torch.tensor([2, 0]))
         return network.activated(network.score_all(network.query(network.advance(x, state), x)))
 
     assert torch.autograd.gradcheck(scores, (state.requires_grad_(), *tensors))

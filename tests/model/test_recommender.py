@@ -26,6 +26,7 @@ SHAPES = [
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), item_input="separate", reset_gate="after"),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(6, 8), skip=False, item_input="one_hot", activation="elu"),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), skip_weight=2.0, trace_decay=0.5),
+    GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), cosine_scale=10.0),
 ]
 
 
@@ -48,7 +49,7 @@ def recommender_of(shape: GRU4RecSettings, items: int = ITEMS, *, with_companion
 
 RECOMMENDERS = [recommender_of(shape) for shape in SHAPES]
 WITH_COMPANION = recommender_of(SHAPES[0], with_companion=True)
-NAMES = ["one layer", "two layers", "separate tables", "one-hot", "trace"]
+NAMES = ["one layer", "two layers", "separate tables", "one-hot", "trace", "cosine"]
 recommenders = pytest.mark.parametrize("recommender", RECOMMENDERS, ids=NAMES)
 all_recommenders = pytest.mark.parametrize("recommender", [*RECOMMENDERS, WITH_COMPANION], ids=[*NAMES, "companion"])
 
@@ -121,7 +122,7 @@ def test_any_cut_into_batches_gives_the_answers_and_states_of_one_click_at_a_tim
 def test_one_click_gives_the_state_and_the_best_scores_of_the_network(recommender: Recommender) -> None:
     network = recommender._network
     state = np.random.default_rng(1).standard_normal((1, recommender.state_width)).astype(np.float32)
-    x = network.input_table[[9]]
+    x = network.inputs(torch.tensor([9]))
     expected_state = network.advance(x, torch.from_numpy(state))
     expected = torch.topk(network.activated(network.score_all(network.query(expected_state, x))), K)
 
@@ -140,7 +141,7 @@ def test_every_row_answered_has_the_score_beside_it(recommender: Recommender) ->
     rows, scores, _ = sessions.answers()
     # The last click of each session is answered from the state that is returned.
     last = {slot: place for place, (slot, _) in enumerate(clicks)}
-    x = network.input_table[torch.from_numpy(sessions.last_rows)]
+    x = network.inputs(torch.from_numpy(sessions.last_rows))
     all_scores = network.activated(network.score_all(network.query(torch.from_numpy(sessions.states), x))).numpy()
     for slot, place in last.items():
         np.testing.assert_allclose(all_scores[slot, rows[place]], scores[place], rtol=0, atol=TOLERANCE)
@@ -154,7 +155,7 @@ def test_with_a_companion_an_answer_is_the_mixture_for_the_session_up_to_that_cl
     sessions = Sessions.new(WITH_COMPANION, 9)
     sessions.apply(WITH_COMPANION, clicks[:30])
     sessions.apply(WITH_COMPANION, clicks[30:])
-    x = network.input_table[torch.from_numpy(sessions.last_rows)]
+    x = network.inputs(torch.from_numpy(sessions.last_rows))
     scores = network.score_all(network.query(torch.from_numpy(sessions.states), x))
     top = torch.topk(scores, K).indices
     expected = mix(scores, top, histories_of(sessions.plays), companion.neighbours, companion.mixing, K)

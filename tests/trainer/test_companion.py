@@ -62,7 +62,7 @@ def test_weights_are_chosen_on_the_newest_sessions_beside_counts_that_lack_them(
     plays = [[session % 9, (session + 1) % 9, (session + 2) % 9] for session in range(38)] + [[9, 10, 11]] * 2
     asked: list[list[int]] = []
 
-    def chosen(network: object, neighbours: Neighbours, sessions: Sessions) -> FittedMixing:
+    def chosen(_network: object, neighbours: Neighbours, sessions: Sessions) -> FittedMixing:
         asked.append(sessions.items.tolist())
         assert neighbours.successor_offsets[9] == neighbours.successor_offsets[12], "nothing is known of what is new"
         return FittedMixing(Mixing(forward=0.123), 1, {}, {})

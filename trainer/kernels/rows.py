@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from model.compiling import ONE, ROWS_AHEAD, ZERO, Floats, Ints, compiled, prefetch_row
 
+_SHORTEST = np.float32(1e-12)
+
 
 @compiled
 def distinct_rows(
@@ -82,6 +84,40 @@ def gather(
         shift[u] = (bias[rows[u]] if len(bias) else ZERO) - (log_q[rows[u]] if len(log_q) else ZERO)
     for u in range(min(candidates, len(restored))):
         restored[u] = log_q[rows[u]]
+
+
+@compiled
+def to_length(source: Floats, count: int, length: float, target: Floats, lengths: Floats) -> None:
+    """Write the first `count` rows at a given length into `target`, which may be `source`, and what they had been.
+
+    Args:
+        source: float32 [>= count, D].
+        count: How many.
+        length: What each is to have.
+        target: float32 [>= count, D], written.
+        lengths: float32 [>= count], written.
+    """
+    for u in range(count):
+        total = ZERO
+        for d in range(source.shape[1]):
+            total += source[u, d] * source[u, d]
+        lengths[u] = max(np.sqrt(total), _SHORTEST)
+        factor = np.float32(length) / lengths[u]
+        for d in range(source.shape[1]):
+            target[u, d] = source[u, d] * factor
+
+
+@compiled
+def from_length(gradient: Floats, count: int, length: float, target: Floats, lengths: Floats) -> None:
+    """Turn gradients of `to_length`'s target into those of its source, in place."""
+    wanted = np.float32(length)
+    for u in range(count):
+        along = ZERO
+        for d in range(gradient.shape[1]):
+            along += gradient[u, d] * target[u, d]
+        along, factor = along / (wanted * wanted), wanted / lengths[u]
+        for d in range(gradient.shape[1]):
+            gradient[u, d] = factor * (gradient[u, d] - along * target[u, d])
 
 
 @compiled
