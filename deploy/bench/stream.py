@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from deploy.replay import Pace, replay
 from deploy.settings import Settings
 from deploy.shop import Shop, ShopSettings
 from model.announcements import SERVING_KEY, Announcement
-from model.clicks import ClickTable
+from model.clicks import ClickTable, sessionise
+from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.registry import ModelVersion, Registry
+from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
 READY_DEADLINE_S = 120.0
@@ -55,6 +57,7 @@ class StreamBench:
         seconds: Length of the latency phase.
         partitions: Of the clicks topic.
         broker: `kafka` or `embedded`.
+        companion: Whether the version has one, as those that are trained do.
         seed: Of weights and clicks.
     """
 
@@ -65,6 +68,7 @@ class StreamBench:
     seconds: float = 15.0
     partitions: int = 4
     broker: str = "kafka"
+    companion: bool = True
     seed: int = 0
 
 
@@ -90,7 +94,8 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         if isinstance(broker, LocalKafka) and broker.pid:
             _pin(broker.pid, _other_cores())
         connection = {"bootstrap.servers": broker.bootstrap}
-        _publish(bench, shop.item_ids, Registry(str(folder / "registry")), settings, connection)
+        version = _version(bench, shop.item_ids, table)
+        _publish(version, Registry(str(folder / "registry")), settings, connection)
         replay(table.slice(0, bench.clicks), connection, topic=settings.topics.clicks)
         note("worker, throughput")
         worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
@@ -112,16 +117,29 @@ def summary(bench: StreamBench, runs: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _publish(
-    bench: StreamBench, item_ids: list[str], registry: Registry, settings: Settings, connection: dict[str, str]
-) -> None:
-    """Write an untrained version of the asked-for size and announce it; arithmetic does not mind the weights."""
+def _version(bench: StreamBench, item_ids: list[str], table: ClickTable) -> ModelVersion:
+    """Return an untrained version of the asked-for size, as arithmetic does not mind the weights, with real counts."""
     shape = GRU4RecSettings(embedding_size=bench.hidden, hidden_sizes=(bench.hidden,))
     network = GRU4Rec.initialised(shape, len(item_ids), torch.Generator().manual_seed(bench.seed))
-    now_ms = time.time_ns() // 1_000_000
-    registry.write(ModelVersion(VERSION, None, network, Vocabulary(item_ids), created_at_ms=now_ms))
+    vocabulary, transitions = Vocabulary(item_ids), Transitions(len(item_ids))
+    sessions = sessionise(table)
+    transitions.add(replace(sessions, items=vocabulary.rows(table.item_ids)[sessions.items]))
+    return ModelVersion(
+        VERSION,
+        None,
+        network,
+        vocabulary,
+        created_at_ms=time.time_ns() // 1_000_000,
+        companion=Companion(transitions.neighbours(), Mixing()) if bench.companion else None,
+        transitions=transitions if bench.companion else None,
+    )
+
+
+def _publish(version: ModelVersion, registry: Registry, settings: Settings, connection: dict[str, str]) -> None:
+    """Write a version and announce it."""
+    registry.write(version)
     announcement = Announcement(
-        VERSION, registry.location(VERSION), registry.manifest_sha256(VERSION), "promote", {}, now_ms
+        VERSION, registry.location(VERSION), registry.manifest_sha256(VERSION), "promote", {}, version.created_at_ms
     )
     producer = Producer({**connection, "acks": "all"})
     producer.produce(settings.topics.models, announcement.encode(), SERVING_KEY)

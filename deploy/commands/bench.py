@@ -29,6 +29,7 @@ def bench() -> None:
 @click.option("--seconds", default=DEFAULTS.seconds, show_default=True, help="Length of the latency phase.")
 @click.option("--partitions", default=DEFAULTS.partitions, show_default=True, help="Of the clicks topic.")
 @click.option("--broker", type=click.Choice(BROKER_KINDS), default=DEFAULTS.broker, show_default=True)
+@click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; medians are shown.")
 @json_option
 def stream(
@@ -41,10 +42,11 @@ def stream(
     broker: str,
     repeats: int,
     *,
+    companion: bool,
     as_json: bool,
 ) -> None:
     """Measure a worker: clicks per second, processor time per click, latency. It runs on the first core alone."""
-    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker)
+    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion)
     settings = settings_with()
     runs = [
         stream_bench.run(asked, settings, lambda text: notes.print(f"{text} …", highlight=False))

@@ -43,7 +43,7 @@ def test_leave_one_out_ranks_one_click_a_session(file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "days:1", "--models", "gru4rec,gru"), "'gru' is none of gru4rec, popularity, item-knn"),
+        (("--split", "days:1", "--models", "gru4rec,gru"), "'gru' is none of gru4rec, gru4rec-network, popularity"),
         (("--split", "hours:1"), "--split: expected leave-one-out, days:N"),
         (("--split", "days:1", "--k", "0"), "--k: expected numbers of at least 1"),
     ],

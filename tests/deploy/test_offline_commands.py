@@ -64,7 +64,7 @@ def test_an_evaluation_fits_eighty_columns_whatever_the_cutoffs(fitted: tuple[Pa
 
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(version)
-    assert [line.split()[1] for line in lines if line.startswith("gru4rec")] == ["1", "5", "10", "20", "50"]
+    assert [line.split()[1] for line in lines if line.split()[:1] == ["gru4rec"]] == ["1", "5", "10", "20", "50"]
     assert "also those that the version may have learned from" in result.stderr
 
 
