@@ -20,6 +20,8 @@ SHAPES = [
     GRU4RecSettings(embedding_size=4, hidden_sizes=(7, 4), item_input="one_hot", skip=False),
     GRU4RecSettings(embedding_size=5, hidden_sizes=(7, 5), reset_gate="after", activation="elu", activation_alpha=0.7),
     GRU4RecSettings(5, (5,), skip=False, item_input="one_hot", reset_gate="after", activation="leaky_relu"),
+    GRU4RecSettings(embedding_size=6, hidden_sizes=(6,), cosine_scale=9.0, trace_decay=0.5),
+    GRU4RecSettings(5, (7, 5), cosine_scale=3.0, item_bias=False, item_input="separate"),
 ]
 
 shapes = pytest.mark.parametrize("settings", SHAPES, ids=range(len(SHAPES)))
@@ -47,7 +49,14 @@ def item_vectors(network: GRU4Rec, rows: list[int]) -> NDArray[np.float64]:
     if network.settings.item_input == "one_hot":
         return np.eye(network.item_count)[rows]
     name = "embedding" if network.settings.item_input == "shared" else "item_input"
-    return float64(network)[name][rows]
+    vectors = float64(network)[name][rows]
+    if network.settings.cosine_scale and name == "embedding":
+        return 0.1 * np.sqrt(network.settings.embedding_size) * unit(vectors)
+    return vectors
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
 
 
 def step_by_the_formula(network: GRU4Rec, x: NDArray[np.float64], state: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,7 +95,10 @@ def scores_by_the_formula(network: GRU4Rec, state: NDArray[np.float64], x: NDArr
         output = output @ parameters[f"feedforward.{layer}.weight"] + parameters[f"feedforward.{layer}.bias"]
     trace = state[:, hidden:] if settings.trace_width else x
     output = output + settings.skip_weight * trace if settings.skip else output
-    scores = output @ parameters["embedding"].T
+    if settings.cosine_scale:
+        scores = settings.cosine_scale * unit(output) @ unit(parameters["embedding"]).T
+    else:
+        scores = output @ parameters["embedding"].T
     return activated(settings, scores + parameters["item_bias"] if settings.item_bias else scores)
 
 
@@ -110,7 +122,7 @@ def test_one_step_and_its_scores_equal_the_formula_in_float64(settings: GRU4RecS
     expected_state = step_by_the_formula(network, x, state)
     expected_scores = scores_by_the_formula(network, expected_state, x)
 
-    x32, state32 = network.input_table[rows], torch.tensor(state, dtype=torch.float32)
+    x32, state32 = network.inputs(torch.tensor(rows)), torch.tensor(state, dtype=torch.float32)
     new_state = network.advance(x32, state32)
     scores = network.activated(network.score_all(network.query(new_state, x32)))
     np.testing.assert_allclose(new_state.numpy(), expected_state, rtol=0, atol=2e-6)
@@ -138,9 +150,26 @@ def test_reset_after_the_product_is_the_gru_of_torch() -> None:
         network, state = GRU4Rec(settings, copied), torch.zeros(2, 5)
         expected = state
         for rows in ([0, 3], [2, 2], [1, 0]):
-            state = network.advance(network.input_table[rows], state)
+            state = network.advance(network.inputs(torch.tensor(rows)), state)
             expected = cell(vectors[rows], expected)
             torch.testing.assert_close(state, expected, rtol=0, atol=1e-6)
+
+
+@shapes
+def test_a_network_made_ready_scores_as_before(settings: GRU4RecSettings) -> None:
+    network = network_of(settings)
+    query = torch.randn(4, settings.embedding_size, generator=torch.Generator().manual_seed(4))
+    ready = network.ready()
+    assert torch.equal(ready.score_all(query), network.score_all(query))
+    assert torch.equal(ready.score_all(query, slice(3, 7)), network.score_all(query, slice(3, 7)))
+
+
+def test_cosines_do_not_depend_on_the_length_of_item_vectors() -> None:
+    network = network_of(SHAPES[-2])
+    query, rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(4)), torch.tensor([1, 5])
+    before = network.score_all(query), network.inputs(rows)
+    network.parameters["embedding"].mul_(torch.arange(1, 10).unsqueeze(1))
+    torch.testing.assert_close((network.score_all(query), network.inputs(rows)), before)
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))

@@ -16,6 +16,7 @@ SHAPES = [
     GRU4RecSettings(hidden_sizes=(64, 128), item_input="one_hot", skip=False, reset_gate="after"),
     GRU4RecSettings(activation="leaky_relu", activation_alpha=0.01),
     GRU4RecSettings(skip_weight=2.0, trace_decay=0.5),
+    GRU4RecSettings(cosine_scale=10.0),
 ]
 
 # Settings as they stand in manifests written before item_input, reset_gate and activation could be chosen, and what
@@ -86,6 +87,7 @@ def test_parameters_of_an_earlier_release_have_their_names() -> None:
         ({"activation": "relu"}, "activation must be one of linear, tanh, elu, leaky_relu, got 'relu'"),
         ({"item_input": "one_hot"}, "set skip to false"),
         ({"skip_weight": 0.0}, "to add nothing, skip not"),
+        ({"cosine_scale": -1.0}, "cosine_scale must be 0"),
         ({"trace_decay": 1.0}, "trace_decay must be from 0 to below 1"),
         ({"activation": "elu", "activation_alpha": 0.0}, "activation_alpha must be above 0"),
         ({"activation": "leaky_relu", "activation_alpha": 1.0}, "for leaky_relu below 1"),

@@ -48,6 +48,7 @@ def test_the_recipe_in_the_manifest_holds_what_shapes_the_weights_and_no_secret_
 def test_whatever_gives_a_network_its_form_is_passed_on() -> None:
     form: dict[str, Any] = {
         "skip_weight": 3.0,
+        "cosine_scale": 7.0,
         "trace_decay": 0.25,
         "item_input": "separate",
         "reset_gate": "after",
