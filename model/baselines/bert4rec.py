@@ -5,7 +5,7 @@ Shape letters: B histories, L longest of them, D width of a vector, T predicted 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from model.baselines.contract import OnProgress, VectorBaseline, require_sessions, require_tensors, silent
+from model.baselines.contract import OnProgress, require_sessions, silent
 from model.baselines.histories import Histories, Integers
 from model.baselines.transformer import (
     Descent,
+    Transformer,
     attend,
     dropout_of,
     encoded_in_blocks,
@@ -81,6 +82,11 @@ class BERT4RecSettings:
         if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip_norm <= 0:
             raise ValueError(f"learning_rate > 0, weight_decay >= 0 and clip_norm > 0 are needed, got {self}")
 
+    @property
+    def window(self) -> int:
+        """Most clicks of a history that are looked at."""
+        return self.length - 1
+
     def shapes(self, item_count: int) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every parameter."""
         width = self.embedding_size
@@ -108,7 +114,7 @@ class BERT4RecSettings:
         return shapes
 
 
-class BERT4Rec(VectorBaseline):
+class BERT4Rec(Transformer):
     """Scores an item by its bias and the product of its embedding with the mask's vector, mapped by a GELU layer.
 
     A layer is norm(x + dropout(attention(x))), then the same with a feedforward layer of width 4 D (GELU); every
@@ -121,13 +127,6 @@ class BERT4Rec(VectorBaseline):
 
     kind = "bert4rec"
     settings_type = BERT4RecSettings
-
-    def __init__(self, settings: BERT4RecSettings, parameters: Mapping[str, Tensor]) -> None:
-        """Take float32 tensors by name, see `BERT4RecSettings.shapes`."""
-        self.settings = settings
-        self.window = settings.length - 1
-        self.item_count = len(parameters[EMBEDDING])
-        self._parameters = dict(parameters)
 
     @classmethod
     def fit(
@@ -229,25 +228,9 @@ class BERT4Rec(VectorBaseline):
         return normalise(mapped, parameters, "head")
 
     @property
-    def item_vectors(self) -> Tensor:
-        """See `VectorBaseline`."""
-        return self._parameters[EMBEDDING]
-
-    @property
     def item_bias(self) -> Tensor:
         """See `VectorBaseline`."""
         return self._parameters[ITEM_BIAS]
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """See `Baseline`."""
-        return dict(self._parameters)
-
-    @classmethod
-    def from_tensors(cls, settings: Any, tensors: Mapping[str, Tensor]) -> Self:
-        """See `Baseline`."""
-        shapes = settings.shapes(len(tensors.get(EMBEDDING, ())))
-        require_tensors(tensors, {name: (shape, torch.float32) for name, shape in shapes.items()})
-        return cls(settings, tensors)
 
 
 def _with_one_more(histories: Histories) -> Histories:

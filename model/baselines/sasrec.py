@@ -5,17 +5,18 @@ Shape letters: B histories, L longest of them, D width of a vector, T predicted 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.baselines.contract import OnProgress, VectorBaseline, require_sessions, require_tensors, silent
+from model.baselines.contract import OnProgress, require_sessions, silent
 from model.baselines.histories import Histories
 from model.baselines.transformer import (
     Descent,
+    Transformer,
     attend,
     dropout_of,
     encoded_in_blocks,
@@ -72,6 +73,11 @@ class SASRecSettings:
         if not 0 <= self.dropout < 1 or self.learning_rate <= 0:
             raise ValueError(f"0 <= dropout < 1 and learning_rate > 0 are needed, got {self}")
 
+    @property
+    def window(self) -> int:
+        """Most clicks of a history that are looked at."""
+        return self.length
+
     def shapes(self, item_count: int) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every parameter."""
         width = self.embedding_size
@@ -86,7 +92,7 @@ class SASRecSettings:
         return shapes | {"final_scale": (width,), "final_shift": (width,)}
 
 
-class SASRec(VectorBaseline):
+class SASRec(Transformer):
     """Scores an item by the product of its embedding with the last position's vector.
 
     A block is x + dropout(attention(norm(x))), then the same with a feedforward layer of width D (ReLU); each position
@@ -99,13 +105,6 @@ class SASRec(VectorBaseline):
 
     kind = "sasrec"
     settings_type = SASRecSettings
-
-    def __init__(self, settings: SASRecSettings, parameters: Mapping[str, Tensor]) -> None:
-        """Take float32 tensors by name, see `SASRecSettings.shapes`."""
-        self.settings = settings
-        self.window = settings.length
-        self.item_count = len(parameters[EMBEDDING])
-        self._parameters = dict(parameters)
 
     @classmethod
     def fit(
@@ -186,19 +185,3 @@ class SASRec(VectorBaseline):
             hidden = dropout(torch.relu(calm @ its["hidden_weight"] + its["hidden_bias"]))
             x = x + dropout(hidden @ its["output_weight"] + its["output_bias"])
         return normalise(x, parameters, "final")
-
-    @property
-    def item_vectors(self) -> Tensor:
-        """See `VectorBaseline`."""
-        return self._parameters[EMBEDDING]
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """See `Baseline`."""
-        return dict(self._parameters)
-
-    @classmethod
-    def from_tensors(cls, settings: Any, tensors: Mapping[str, Tensor]) -> Self:
-        """See `Baseline`."""
-        shapes = settings.shapes(len(tensors.get(EMBEDDING, ())))
-        require_tensors(tensors, {name: (shape, torch.float32) for name, shape in shapes.items()})
-        return cls(settings, tensors)

@@ -5,16 +5,17 @@ Shape letters: B histories, L longest of them, D width of a vector, A heads, T p
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.baselines.contract import OnProgress
+from model.baselines.contract import OnProgress, VectorBaseline, require_tensors
 from model.baselines.histories import Histories
 from model.clicks import Sessions
-from model.gru4rec import Dropout
+from model.gru4rec import EMBEDDING, Dropout
 
 _BATCHES_PER_POOL = 64
 _POSITIONS_PER_BLOCK = 8192  # with more, attention falls out of the cache
@@ -39,6 +40,33 @@ class Descent:
     length: int
     clip_norm: float | None = None
     decays: bool = False
+
+
+class Transformer(VectorBaseline):
+    """What one is beside its forward pass: parameters by name, the item table among them."""
+
+    def __init__(self, settings: Any, parameters: Mapping[str, Tensor]) -> None:
+        """Take float32 tensors by name, as `shapes` of the settings has them."""
+        self.settings = settings
+        self.window = settings.window
+        self.item_count = len(parameters[EMBEDDING])
+        self._parameters = dict(parameters)
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """See `VectorBaseline`."""
+        return self._parameters[EMBEDDING]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """See `Baseline`."""
+        return dict(self._parameters)
+
+    @classmethod
+    def from_tensors(cls, settings: Any, tensors: Mapping[str, Tensor]) -> Self:
+        """See `Baseline`."""
+        shapes = settings.shapes(len(tensors.get(EMBEDDING, ())))
+        require_tensors(tensors, {name: (shape, torch.float32) for name, shape in shapes.items()})
+        return cls(settings, tensors)
 
 
 def no_dropout(x: Tensor) -> Tensor:
