@@ -34,13 +34,13 @@ class TrainerSettings(BaseModel):
     hidden_sizes: tuple[Size, ...] = Field((96,), description="width of every GRU layer, bottom first")
     feedforward_sizes: tuple[Size, ...] = Field((), description="widths of layers between the GRU and the items")
     skip: bool = Field(True, description="add the trace of the clicked items' vectors to the query")
-    skip_weight: Annotated[float, Gt(0)] = Field(2.0, description="how much of it")
+    skip_weight: Annotated[float, Gt(0)] = Field(1.0, description="how much of it")
     trace_decay: DropRate = Field(
-        0.5, description="share that older clicks' vectors keep with each click; 0: only the last"
+        0.6, description="share that older clicks' vectors keep with each click; 0: only the last"
     )
     item_bias: bool = Field(True, description="give every item a bias of its own")
     cosine_scale: Annotated[float, Ge(0)] = Field(
-        0.0, description="scores are this many times the cosine of query and item vector; 0: their inner product"
+        10.0, description="scores are this many times the cosine of query and item vector; 0: their inner product"
     )
     item_input: ItemInput = Field(
         "shared", description="the clicked item's vector: shared with its output, separate, or one_hot (without vector)"
@@ -55,7 +55,7 @@ class TrainerSettings(BaseModel):
     bpr_regularisation: Annotated[float, Ge(0)] = Field(1.0, description="weight of the score penalty of bpr_max")
     bpr_elu: Annotated[float, Ge(0)] = Field(0.0, description="alpha of the ELU on scores of bpr_max; 0: none")
     temperature: Annotated[float, Gt(0)] = Field(1.0, description="what info_nce divides scores by")
-    label_smoothing: DropRate = Field(0.1, description="share of the target spread over all candidates (cross_entropy)")
+    label_smoothing: DropRate = Field(0.0, description="share of the target spread over all candidates (cross_entropy)")
     logq: bool = Field(
         True, description="correct scores for how often an item is a candidate (cross_entropy, info_nce)"
     )
@@ -69,11 +69,11 @@ class TrainerSettings(BaseModel):
     )
     negative_samples: Annotated[int, Ge(0)] = Field(512, description="sampled items shared by one mini-batch")
     sampling_alpha: Annotated[float, Ge(0)] = Field(0.5, description="items are sampled by popularity to this power")
-    learning_rate: Annotated[float, Gt(0)] = Field(0.1, description="step of Adagrad")
+    learning_rate: Annotated[float, Gt(0)] = Field(0.07, description="step of Adagrad")
     accumulator: Accumulator = Field("element", description="squared gradients are summed by element or by table row")
     momentum: DropRate = Field(0.0, description="share of the last step that is taken again")
-    embedding_dropout: DropRate = Field(0.35, description="dropout on the clicked item's vector")
-    hidden_dropout: DropRate = Field(0.2, description="dropout on the way out of the GRU, never on the carried state")
+    embedding_dropout: DropRate = Field(0.3, description="dropout on the clicked item's vector")
+    hidden_dropout: DropRate = Field(0.3, description="dropout on the way out of the GRU, never on the carried state")
     epochs_first: Size = Field(5, description="passes over the clicks when training from scratch")
     epochs_round: Size = Field(2, description="passes over the clicks of a fine-tuning round")
     companion: bool = Field(True, description="mix what followed what, and the session's own items, into the answers")

@@ -3,7 +3,6 @@
 Shape letters: B histories, L longest of them, D width of a vector, T predicted positions, N items, K negatives.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
