@@ -23,6 +23,7 @@ STUDY = "nextclick"
 _WIDTHS = (64, 96, 128, 192, 256)
 # From where to where each setting is varied, on a logarithmic scale where it starts above zero.
 _VARIED: Mapping[str, tuple[float, float]] = {
+    "cosine_scale": (6.0, 20.0),
     "skip_weight": (0.25, 4.0),
     "trace_decay": (0.0, 0.9),
     "label_smoothing": (0.0, 0.4),
