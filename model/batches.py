@@ -38,6 +38,15 @@ class Step:
         """Where each moment begins and ends."""
         return list(pairwise(self.bounds.tolist()))
 
+    @property
+    def sessions(self) -> NDArray[np.int64]:
+        """Which of the mini-batch's sessions each transition is of, counted from 0: int64 [m]."""
+        by_lane = np.argsort(self.lanes, kind="stable")
+        begins = self.resets[by_lane] | (np.diff(self.lanes[by_lane], prepend=-1) != 0)
+        found = np.empty(len(self.lanes), dtype=np.int64)
+        found[by_lane] = np.cumsum(begins) - 1
+        return found
+
 
 @dataclass(frozen=True)
 class Schedule:

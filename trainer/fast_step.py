@@ -12,7 +12,6 @@ import functools
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batches import Step, session_parallel
@@ -128,7 +127,7 @@ class FastStep:
         for layer in self._layers:
             inputs.append(layer.forward(inputs[-1], self._state, step))
         query = self._add_trace(inputs.pop(), x.array, step) if self._shape.skip else inputs.pop()
-        d_query = d_output = self._score(query, self._places[1, :count], candidates)
+        d_query = d_output = self._score(query, step, candidates)
         for layer in reversed(self._layers):
             d_output = layer.backward(d_output, inputs.pop(), step)
         self._leave(d_output, d_query, step, candidates, used)
@@ -179,9 +178,11 @@ class FastStep:
         if shape.cosine_scale:
             rows.from_length(gradient, used, 1.0, self._vectors.array, self._lengths)
 
-    def _score(self, query: Tensor, targets: NDArray[np.int64], candidates: int) -> Floats:
+    def _score(self, query: Tensor, step: Step, candidates: int) -> Floats:
         """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""
         count, vectors, scale = len(query), self._vectors.tensor[:candidates], self._shape.cosine_scale
+        targets = self._places[1, :count]
+        sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions
         if scale:
             unit = self._unit_query.first(count)
             rows.to_length(query.numpy(), count, scale, unit.array, self._query_lengths)
@@ -195,6 +196,8 @@ class FastStep:
             self._weights,
             candidates,
             targets,
+            sessions,
+            np.argsort(sessions, kind="stable"),
             self._settings.step_transitions,
             self._settings.label_smoothing,
             self._d_bias,

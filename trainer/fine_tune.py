@@ -72,6 +72,7 @@ class Rows:
         candidates: int64 [C], places in `distinct`: the targets, then the samples.
         lanes: int64 [B]
         resets: int64 [B], 1 where the state starts from zero.
+        sessions: int64 [B], which of the mini-batch's sessions each is of, from 0; empty where it is not asked for.
         moments: Where each moment of the mini-batch begins and ends.
     """
 
@@ -81,6 +82,7 @@ class Rows:
     candidates: Tensor
     lanes: Tensor
     resets: Tensor
+    sessions: Tensor
     moments: list[tuple[int, int]]
 
 
@@ -237,7 +239,16 @@ class TrainingStep:
         log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
         if log_q is not None and not settings.logq_target:
             log_q = log_q.repeat(len(query), 1).fill_diagonal_(0)  # candidate i is the target of row i
-        return self._loss(scores, log_q)
+        return self._loss(scores, log_q, excluded=self._of_own_session(rows))
+
+    def _of_own_session(self, rows: Rows) -> Tensor | None:
+        """Return which candidates are other targets of a row's session, bool [B, C], where those are to be spared."""
+        if self._settings.own_session_negatives:
+            return None
+        targets = rows.candidates[: len(rows.sessions)]
+        clicked = torch.zeros(len(rows.sessions), len(rows.distinct), dtype=torch.bool, device=targets.device)
+        clicked[rows.sessions, targets] = True
+        return clicked[rows.sessions][:, rows.candidates] & (rows.candidates != targets.unsqueeze(1))
 
     def _scores(self, query: Tensor, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
         """Return the scores of the candidates before the activation, [B, C], for queries [B, D]."""
@@ -268,16 +279,17 @@ class TrainingStep:
         """Find the distinct rows of a mini-batch on the CPU, and bring all indices to the device in one copy."""
         count = len(step.inputs)
         samples = self._sampler.sample(self._settings.negative_samples).numpy()
+        sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions
         if not self._has_own_input:
             found, places = self._distinct(np.concatenate([step.inputs, step.targets, samples]))
-            columns = [found, places[:count], places[count:], step.lanes, step.resets]
+            columns = [found, places[:count], places[count:], step.lanes, step.resets, sessions]
         else:
             found, places = self._distinct(np.concatenate([step.targets, samples]))
-            columns = [found, *self._distinct(step.inputs), places, step.lanes, step.resets]
+            columns = [found, *self._distinct(step.inputs), places, step.lanes, step.resets, sessions]
         packed = torch.from_numpy(np.concatenate(columns)).to(self.device, non_blocking=True)
         distinct, *others = torch.split(packed, [len(column) for column in columns])
-        own, inputs, candidates, lanes, resets = others if self._has_own_input else (distinct, *others)
-        return Rows(distinct, own, inputs, candidates, lanes, resets, step.moments)
+        own, inputs, candidates, lanes, resets, of_session = others if self._has_own_input else (distinct, *others)
+        return Rows(distinct, own, inputs, candidates, lanes, resets, of_session, step.moments)
 
     def _distinct(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the distinct rows among those wanted, int64 [U], and each one's place there."""

@@ -64,6 +64,9 @@ class TrainerSettings(BaseModel):
     backprop_steps: Size = Field(
         1, description="clicks of a session that one mini-batch follows back; 1 for short sessions"
     )
+    own_session_negatives: bool = Field(
+        True, description="tell a click's target from the other clicks of its session in the mini-batch too"
+    )
     weight_averaging: DropRate = Field(
         0.0, description="what the averaged weights keep with each mini-batch; 0: the last weights"
     )
@@ -185,7 +188,7 @@ class TrainerSettings(BaseModel):
 
 _RECIPE = {
     "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
-    "backprop_steps", "weight_averaging", "negative_samples", "sampling_alpha", "learning_rate", "accumulator",
-    "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round", "companion",
-    "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "seed",
+    "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
+    "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round",
+    "companion", "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "seed",
 }  # fmt: skip

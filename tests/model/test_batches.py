@@ -98,3 +98,15 @@ def test_mini_batches_of_several_moments_are_the_moments_in_order(
     assert found == [
         [column.tolist() for column in (step.lanes, step.inputs, step.targets, step.resets)] for step in one_by_one
     ]
+
+
+@given(lengths=lengths_lists, batch_size=batch_sizes, moments=st.integers(1, 5))
+def test_transitions_of_a_mini_batch_are_of_one_session_exactly_where_their_items_are(
+    lengths: list[int], batch_size: int, moments: int
+) -> None:
+    sessions = sessions_of(lengths)
+    session_of = dict(zip(sessions.items.tolist(), np.repeat(np.arange(len(lengths)), lengths).tolist(), strict=True))
+    for step in session_parallel(sessions, batch_size, moments):
+        true = np.array([session_of[item] for item in step.inputs.tolist()])
+        assert np.array_equal(step.sessions[:, None] == step.sessions, true[:, None] == true)
+        assert set(step.sessions.tolist()) == set(range(step.sessions.max() + 1))

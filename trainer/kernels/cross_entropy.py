@@ -26,6 +26,37 @@ def _largest(row: Any, shift: Any, count: int) -> Any:
 
 
 @compiled
+def _begins(sessions: Ints) -> Any:
+    """Return where each session's rows begin among the members, and at last how many there are."""
+    begins = np.zeros(len(sessions) + 1, dtype=np.int64)
+    for s in sessions:
+        begins[s + 1] += 1
+    return np.cumsum(begins)
+
+
+@compiled
+def _spare(weights: Floats, family: Ints, targets: Ints, place: int, spared: Floats) -> Any:
+    """Take the weight from the targets of a family of rows, but for the one at `place`; returns how much it was."""
+    taken = ZERO
+    for member in family:
+        u = targets[member]
+        if u != place:
+            spared[member] = weights[u]
+            taken += weights[u]
+            weights[u] = ZERO
+    return taken
+
+
+@compiled
+def _restore(weights: Floats, family: Ints, targets: Ints, place: int, spared: Floats) -> None:
+    """Undo `_spare`, the last first: of equal targets only the first had a weight left."""
+    for n in range(len(family) - 1, -1, -1):
+        u = targets[family[n]]
+        if u != place:
+            weights[u] = spared[family[n]]
+
+
+@compiled
 def cross_entropy(
     scores: Floats,
     shift: Floats,
@@ -33,6 +64,8 @@ def cross_entropy(
     weights: Floats,
     candidates: int,
     targets: Ints,
+    sessions: Ints,
+    members: Ints,
     lanes: int,
     smoothing: float,
     bias_gradient: Floats,
@@ -50,6 +83,8 @@ def cross_entropy(
         weights: float32 [C].
         candidates: C.
         targets: int64 [B], places.
+        sessions: int64 [B], which session each row is of, or empty: the targets of its other rows are no candidates.
+        members: int64 [B], the rows session by session; empty as `sessions` is.
         lanes: Of a full mini-batch.
         smoothing: Share of the target spread over all candidates.
         bias_gradient: float32 [>= C], written: sums over B of the gradients; zero beyond C.
@@ -58,8 +93,8 @@ def cross_entropy(
     total = ZERO
     for u in range(candidates):
         total += weights[u]
-    spread, certain = np.float32(smoothing) / total, np.float32(1 - smoothing)
-    scale, lost = ONE / np.float32(lanes), 0.0
+    certain, scale, lost = np.float32(1 - smoothing), ONE / np.float32(lanes), 0.0
+    begins, spared = _begins(sessions), np.empty(len(sessions), dtype=np.float32)
     bias_gradient[:] = ZERO
     for i in range(len(targets)):
         row = scores[i]
@@ -67,6 +102,8 @@ def cross_entropy(
         place = targets[i]
         target = row[place] + shift[place] - largest
         own = target + (restored[place] if len(restored) else ZERO)
+        family = members[begins[sessions[i]] : begins[sessions[i] + 1]] if len(sessions) else members
+        spread = np.float32(smoothing) / (total - _spare(weights, family, targets, place, spared))
         mass, mean = ZERO, ZERO
         for u in range(candidates):
             corrected = row[u] + shift[u] - largest
@@ -84,5 +121,6 @@ def cross_entropy(
             bias_gradient[u] += row[u]
         row[place] -= certain * scale
         bias_gradient[place] -= certain * scale
+        _restore(weights, family, targets, place, spared)
         lost += np.log(mass) - certain * own - spread * mean
     loss[0] = lost / len(targets)
