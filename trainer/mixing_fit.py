@@ -24,14 +24,18 @@ from trainer.scorers import NetworkScorer, histories_at
 
 CUTOFF = 20
 GRID: dict[str, tuple[float, ...]] = {
-    "repeat": (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
-    "forward": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6),
-    "backward": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6),
-    "last": (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2),
+    "repeat": (0.0, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+    "forward": (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "backward": (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "last": (-0.2, -0.1, -0.05, -0.025, 0.0, 0.025, 0.05, 0.1, 0.2),
     "fade": (0.5, 0.65, 0.8, 0.9),
     "temper": (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 2.0, 4.0),
 }
-_SWEEPS = 2
+ALONE = Mixing(temper=1.0, forward=0.0, backward=0.0, last=0.0, repeat=0.0)
+"""The network's own order."""
+# Weights hold each other: a search that begins with strong ones ends in another place than one from none.
+STARTS = (ALONE, Mixing(temper=1.0, forward=0.1, backward=0.1, last=0.0, repeat=0.1), Mixing())
+_MOST_SWEEPS = 3
 _FORWARD, _BACKWARD = np.eye(6)[1], np.eye(6)[2]
 
 
@@ -69,7 +73,7 @@ def fit_mixing(
         sessions: Of rows.
         counted: bool, one for each of `sessions.items`: which clicks to choose on; by default all but each first.
         most_cases: Clicks to choose on at most, spread evenly.
-        start: Where to begin.
+        start: Where to begin; by default at `STARTS`, and the best end is taken.
     """
     if counted is None:
         counted = np.ones(len(sessions.items), dtype=np.bool_)
@@ -79,26 +83,31 @@ def fit_mixing(
     some = places[np.linspace(0, max(0, len(places) - 1), min(most_cases, len(places))).astype(np.int64)]
     counted[:] = False
     counted[some] = True
-    best = start or Mixing()
-    collector = _Collector(network, neighbours, sorted({*GRID["temper"], best.temper}))
+    starts = STARTS if start is None else (start,)
+    collector = _Collector(network, neighbours, sorted({*GRID["temper"], *(one.temper for one in starts)}))
     collector.next_click_ranks(sessions, counted, "conservative")
     cases = collector.cases()
-    reached = cases.metrics(best)
-    for _ in range(_SWEEPS if len(cases) else 0):
+    found = [_climb(cases, one) if len(cases) else one for one in starts]
+    best = max(found, key=cases.worth)
+    return FittedMixing(best, len(cases), network=cases.metrics(ALONE), mixture=cases.metrics(best))
+
+
+def _climb(cases: "_Cases", start: Mixing) -> Mixing:
+    """Return the best weights that changing one after the other leads to."""
+    best, reached = start, cases.worth(start)
+    for _ in range(_MOST_SWEEPS):
+        before = best
         for name, values in GRID.items():
             for value in values:
                 if (name == "repeat" and value < -best.last) or (name == "last" and value < -best.repeat):
                     continue
                 tried = replace(best, **{name: value})
-                got = cases.metrics(tried)
-                if _worth(got) > _worth(reached):
-                    best, reached = tried, got
-    alone = Mixing(temper=1.0, forward=0.0, backward=0.0, last=0.0, repeat=0.0)
-    return FittedMixing(mixing=best, cases=len(cases), network=cases.metrics(alone), mixture=reached)
-
-
-def _worth(metrics: dict[str, float]) -> float:
-    return metrics[f"recall@{CUTOFF}"] + metrics[f"mrr@{CUTOFF}"]
+                worth = cases.worth(tried)
+                if worth > reached:
+                    best, reached = tried, worth
+        if best == before:
+            break
+    return best
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,11 @@ class _Cases:
             norms = np.repeat(self.norms[:, self.tempers.index(temper)], self._lengths)
             self._chances[temper] = np.exp(temper * self.scores - norms)
         return self._chances[temper]
+
+    def worth(self, mixing: Mixing) -> float:
+        """Return Recall@20 + MRR@20."""
+        metrics = self.metrics(mixing)
+        return metrics[f"recall@{CUTOFF}"] + metrics[f"mrr@{CUTOFF}"]
 
     def metrics(self, mixing: Mixing) -> dict[str, float]:
         """Return what a choice of weights reaches."""

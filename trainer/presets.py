@@ -30,6 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "learning_rate": 0.1,
             "batch_size": 16,
             "backprop_steps": 16,
+            "own_session_negatives": False,
             "weight_averaging": 0.9995,
             "sampling_alpha": 0.3,
             "embedding_dropout": 0.2,
