@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "weight_averaging": 0.9995,
             "sampling_alpha": 0.3,
             "embedding_dropout": 0.2,
-            "hidden_dropout": 0.0,
+            "hidden_dropout": 0.2,
             "epochs_first": 8,
         },
     }
