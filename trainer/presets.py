@@ -16,9 +16,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "hidden_sizes": (192,),
             "batch_size": 128,
             "negative_samples": 2048,
-            "sampling_alpha": 0.0,
-            "label_smoothing": 0.2,
-            "hidden_dropout": 0.15,
+            "sampling_alpha": 0.3,
+            "cosine_scale": 15.0,
         },
         # Users with dozens to thousands of clicks each, and no sessions to speak of.
         "long-histories": {
