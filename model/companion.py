@@ -19,7 +19,7 @@ HISTORY = 20
 
 @dataclass(frozen=True)
 class Mixing:
-    """What each part is worth; the defaults suit DIGINETICA, other shops need their own (see DECISIONS.md).
+    """What each part is worth; the defaults are mild enough to help any shop looked at (see DECISIONS.md).
 
     Attributes:
         temper: Factor of the network's scores before the softmax.
@@ -30,11 +30,11 @@ class Mixing:
         fade: What a repeat keeps with each click since.
     """
 
-    temper: float = 1.15
-    forward: float = 0.4
-    backward: float = 0.4
-    last: float = 0.05
-    repeat: float = 0.2
+    temper: float = 1.0
+    forward: float = 0.1
+    backward: float = 0.1
+    last: float = 0.0
+    repeat: float = 0.05
     fade: float = 0.8
 
     def __post_init__(self) -> None:

@@ -174,9 +174,7 @@ def read_companion(manifest: Manifest, data: bytes) -> Companion:
         neighbours = Neighbours.from_tensors(tensors)
     except ValueError as error:
         raise DamagedVersionError(manifest.version, "shape", f"{TRANSITIONS_FILE}: {error}") from error
-    if neighbours.item_count != manifest.items:
-        message = f"{TRANSITIONS_FILE} is of {neighbours.item_count} items, expected {manifest.items}"
-        raise DamagedVersionError(manifest.version, "shape", message)
+    _require_items(manifest, TRANSITIONS_FILE, neighbours.item_count)
     return Companion(neighbours, mixing)
 
 
@@ -192,10 +190,15 @@ def read_counts(manifest: Manifest, data: bytes) -> Transitions:
         transitions = Transitions.from_tensors(tensors)
     except ValueError as error:
         raise DamagedVersionError(manifest.version, "shape", f"{COUNTS_FILE}: {error}") from error
-    if transitions.item_count != manifest.items:
-        message = f"{COUNTS_FILE} is of {transitions.item_count} items, expected {manifest.items}"
-        raise DamagedVersionError(manifest.version, "shape", message)
+    _require_items(manifest, COUNTS_FILE, transitions.item_count)
     return transitions
+
+
+def _require_items(manifest: Manifest, name: str, item_count: int) -> None:
+    if item_count != manifest.items:
+        raise DamagedVersionError(
+            manifest.version, "shape", f"{name} is of {item_count} items, expected {manifest.items}"
+        )
 
 
 def read_tensors(manifest: Manifest, name: str, data: bytes) -> dict[str, Tensor]:

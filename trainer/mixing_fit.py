@@ -34,7 +34,11 @@ GRID: dict[str, tuple[float, ...]] = {
 ALONE = Mixing(temper=1.0, forward=0.0, backward=0.0, last=0.0, repeat=0.0)
 """The network's own order."""
 # Weights hold each other: a search that begins with strong ones ends in another place than one from none.
-STARTS = (ALONE, Mixing(temper=1.0, forward=0.1, backward=0.1, last=0.0, repeat=0.1), Mixing())
+STARTS = (
+    ALONE,
+    Mixing(temper=1.0, forward=0.1, backward=0.1, last=0.0, repeat=0.1),
+    Mixing(temper=1.15, forward=0.4, backward=0.4, last=0.05, repeat=0.2),
+)
 _MOST_SWEEPS = 3
 _FORWARD, _BACKWARD = np.eye(6)[1], np.eye(6)[2]
 

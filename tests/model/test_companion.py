@@ -35,7 +35,7 @@ def test_a_history_keeps_the_newest_rows_with_the_last_in_the_last_column() -> N
 
 
 def test_weights_survive_the_way_through_a_manifest_and_others_are_refused() -> None:
-    mixing = Mixing(forward=0.7, last=-0.1)
+    mixing = Mixing(forward=0.7, last=-0.02)
     assert Mixing.of(mixing.to_dict()) == mixing
     with pytest.raises(ValueError, match=r"expected the mixing weights .*'fade'.* got \['forward'\]"):
         Mixing.of({"forward": 0.5})

@@ -47,7 +47,10 @@ def case(seed: int) -> tuple[torch.Tensor, np.ndarray, Neighbours]:
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 1000), st.sampled_from([Mixing(), Mixing(last=-0.2, forward=1.0), Mixing(repeat=0, last=0)]))
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([Mixing(), Mixing(last=-0.2, repeat=0.2, forward=1.0), Mixing(repeat=0, last=0)]),
+)
 def test_the_top_of_the_mixture_is_that_of_all_items(seed: int, mixing: Mixing) -> None:
     scores, histories, neighbours = case(seed)
     rows, chances = mix(scores, scores.topk(10).indices, histories, neighbours, mixing, 10)
