@@ -8,23 +8,22 @@ Letters: C clicks of the batch, S lives (a session, or what follows its expiry),
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.baselines.popularity import Popularity
 from model.clicks import Click, continues_session, decode_click
-from model.companion import histories_of
 from model.errors import InvalidClickError
-from model.recommender import Forward, Played, Recommender
+from model.recommender import Forward, Recommender
 from model.vocabulary import fingerprint
+from stream.micro_batch import MicroBatch, SessionKey
 from stream.records import AnsweredClick, DeadLetter, Recommendation, SourceRecord
 from stream.session import NO_HIDDEN, Session
 
 POPULARITY = "popularity"
 
-SessionKey = tuple[int, bytes]
 LoadSessions = Callable[[Sequence[SessionKey]], Sequence[Session | None]]
 
 
@@ -80,47 +79,6 @@ class Outcome:
     forward_s: float
 
 
-@dataclass
-class _Life:
-    """A session within the batch, from its first click here, or from its expiry, to its last click here."""
-
-    slot: int
-    session: Session
-    # The answer that its first click here is checked against: version ("" for popularity) and fingerprints.
-    stored_answer: tuple[str, NDArray[np.uint32]]
-    # Known rows to encode again, because another version made the stored hidden vector; None when it can be used.
-    encode: list[int] | None = None
-    # Row of the last known item before the first click here, -1 for none.
-    last_row: int = -1
-    # Rows of the history before the first click here, -1 for an unknown item; empty where nothing asks for them.
-    before: list[int] = field(default_factory=list)
-    # Position in the batch of the newest answer.
-    answered: int = -1
-
-
-@dataclass
-class _Batch:
-    """The batch as its clicks are walked through once, in order."""
-
-    lives: list[_Life] = field(default_factory=list)
-    current: dict[SessionKey, _Life] = field(default_factory=dict)
-    valid: list[tuple[SourceRecord, Click]] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    # Whether each click was applied; else it is a replay.
-    applied: list[bool] = field(default_factory=list)
-    # Applied clicks with an answer before them: their position, and the position of that answer in the batch, or
-    # -1 - slot where it is the one stored with the session.
-    evaluated: list[int] = field(default_factory=list)
-    previous: list[int] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    replayed: int = 0
-    unknown: int = 0
-    started: int = 0
-    first_seen: int = 0
-    forward_s: float = 0.0
-
-
 class Processor:
     """Applies micro-batches of clicks to session states and answers each click.
 
@@ -154,7 +112,7 @@ class Processor:
         Raises:
             DamagedSessionError: A stored record cannot be read.
         """
-        batch = _Batch()
+        batch = MicroBatch()
         clicks = self._decode(records, batch)
         self._load(clicks, load, recommender, batch)
         for record, click in clicks:
@@ -174,7 +132,7 @@ class Processor:
             forward_s=batch.forward_s,
         )
 
-    def _decode(self, records: Sequence[SourceRecord], batch: _Batch) -> list[tuple[SourceRecord, Click]]:
+    def _decode(self, records: Sequence[SourceRecord], batch: MicroBatch) -> list[tuple[SourceRecord, Click]]:
         clicks = []
         for record in records:
             try:
@@ -188,15 +146,15 @@ class Processor:
         clicks: Sequence[tuple[SourceRecord, Click]],
         load: LoadSessions,
         recommender: Recommender | None,
-        batch: _Batch,
+        batch: MicroBatch,
     ) -> None:
         keys = list(dict.fromkeys((record.partition, record.key) for record, _ in clicks if record.key is not None))
         for key, stored in zip(keys, load(keys), strict=True):
             if stored is None:
                 batch.first_seen += 1
-                _begin(key, Session(partition=key[0]), batch)
+                batch.begin(key, Session(partition=key[0]))
                 continue
-            life = _begin(key, stored, batch)
+            life = batch.begin(key, stored)
             stale = recommender is not None and stored.version != recommender.version
             if recommender and (stale or recommender.companion):
                 life.before = recommender.vocabulary.rows(stored.items()).tolist()
@@ -205,7 +163,7 @@ class Processor:
                 stored.last_row = life.encode[-1] if life.encode else -1
             life.last_row = stored.last_row
 
-    def _apply(self, record: SourceRecord, click: Click, recommender: Recommender | None, batch: _Batch) -> None:
+    def _apply(self, record: SourceRecord, click: Click, recommender: Recommender | None, batch: MicroBatch) -> None:
         """Advance the click's session, or recognise the click as a replay."""
         assert record.key is not None  # a click's key is its session id
         key = (record.partition, record.key)
@@ -214,7 +172,7 @@ class Processor:
         replayed = record.offset <= session.offset
         ended = not continues_session(session.event_ms, click.timestamp_ms, self._idle_ms)
         if session.clicks and ended and not replayed:
-            life = _begin(key, Session(partition=record.partition), batch)
+            life = batch.begin(key, Session(partition=record.partition))
             session = life.session
         row = -1 if replayed or recommender is None else recommender.vocabulary.row(click.item_id)
         position = len(batch.valid)
@@ -240,7 +198,7 @@ class Processor:
         life.answered = position
 
     def _answer(
-        self, batch: _Batch, recommender: Recommender | None, now_ms: int
+        self, batch: MicroBatch, recommender: Recommender | None, now_ms: int
     ) -> tuple[list[Answer], NDArray[np.uint32]]:
         """Return one answer per valid record and the fingerprints of its items, uint32 [C, k]; 0 past the last."""
         popular_items, popular_scores = self._popularity.top_k(self._top_k)
@@ -279,7 +237,7 @@ class Processor:
             answers.append(Answer(record, recommendation))
         return answers, fingerprints
 
-    def _forward(self, batch: _Batch, recommender: Recommender) -> Forward:
+    def _forward(self, batch: MicroBatch, recommender: Recommender) -> Forward:
         started_s = time.perf_counter()
         forward = recommender.forward(
             self._states(batch, recommender),
@@ -287,12 +245,12 @@ class Processor:
             np.array(batch.slots),
             np.array(batch.rows),
             self._top_k,
-            played=_played(batch) if recommender.companion else None,
+            played=batch.played() if recommender.companion else None,
         )
         batch.forward_s = time.perf_counter() - started_s
         return forward
 
-    def _states(self, batch: _Batch, recommender: Recommender) -> NDArray[np.float32]:
+    def _states(self, batch: MicroBatch, recommender: Recommender) -> NDArray[np.float32]:
         """Return the hidden vectors that the batch starts from, [S, W]; those of other versions encoded again."""
         states = np.zeros((len(batch.lives), recommender.state_width), np.float32)
         stale = []
@@ -306,18 +264,7 @@ class Processor:
         return states
 
 
-def _begin(key: SessionKey, session: Session, batch: _Batch) -> _Life:
-    life = _Life(slot=len(batch.lives), session=session, stored_answer=(session.version, session.answer))
-    batch.lives.append(life)
-    batch.current[key] = life
-    return life
-
-
-def _played(batch: _Batch) -> Played:
-    return Played(histories_of([life.before for life in batch.lives]), np.array(batch.applied))
-
-
-def _evaluate(batch: _Batch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:
+def _evaluate(batch: MicroBatch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:
     """Check every applied click that continues a session against the answer given before it."""
     ranks: dict[str, list[int]] = {}
     for position, previous in zip(batch.evaluated, batch.previous, strict=True):

@@ -16,7 +16,8 @@ from stream.deliveries import Deliveries
 from stream.hot_swap import HotSwap
 from stream.intake import Intake
 from stream.metrics import BatchTimes, WorkerMetrics
-from stream.processor import Outcome, Processor, SessionKey
+from stream.micro_batch import SessionKey
+from stream.processor import Outcome, Processor
 from stream.records import SourceRecord, encode_recommendation
 from stream.session import Session
 from stream.settings import Topics, WorkerSettings

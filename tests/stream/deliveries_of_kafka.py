@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from model.baselines.popularity import Popularity
 from model.clicks import decode_click
 from model.recommender import Recommender
-from stream.processor import Outcome, Processor, SessionKey
+from stream.micro_batch import SessionKey
+from stream.processor import Outcome, Processor
 from stream.records import SourceRecord
 from stream.session import Session, decode_session, encode_session
 from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, record

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from model.clicks import DAY_MS
 from model.recommender import Recommender
 from model.vocabulary import fingerprint
-from stream.processor import POPULARITY, Outcome, Processor, SessionKey
+from stream.micro_batch import SessionKey
+from stream.processor import POPULARITY, Outcome, Processor
 from stream.records import SourceRecord
 from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, encoded, plain, recommender, record
 from tests.stream.deliveries_of_kafka import TOP_K, Delivered, answer, new_processor
