@@ -83,7 +83,8 @@ def zero_shares(settings: TrainerSettings) -> tuple[float, float]:
     leaves = {name: table.clone().requires_grad_() for name, table in network.item_tables.items()}
     one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     three, moments = torch.arange(3), [(0, 1)]
-    rows = Rows(three, three, zero, candidates=torch.tensor([1, 2]), lanes=zero, resets=one, moments=moments)
+    candidates, nobody = torch.tensor([1, 2]), torch.zeros(0, dtype=torch.int64)
+    rows = Rows(three, three, zero, candidates, lanes=zero, resets=one, sessions=nobody, moments=moments)
     loss = step_of(network, settings, sessions).loss(leaves, rows)
     gradient = torch.autograd.grad(loss, leaves[EMBEDDING])[0]
     dropped = (gradient == 0).double().mean(dim=1)
