@@ -185,20 +185,25 @@ class GRU4Rec:
             vectors: Their rows of the embedding, float32 [n, D].
             bias: Theirs, float32 [n], where items have one.
         """
-        return self._product(query, self._as_compared(vectors), bias)
+        return self._product(query, self.as_compared(vectors), bias)
 
-    def _as_compared(self, vectors: Tensor) -> Tensor:
+    def as_compared(self, vectors: Tensor) -> Tensor:
+        """Return rows of the embedding as queries are compared with them, float32 [n, D]."""
         return functional.normalize(vectors, dim=1) if self.settings.cosine_scale else vectors
 
+    def as_comparing(self, query: Tensor) -> Tensor:
+        """Return queries, float32 [B, D], so that a score is their product with `as_compared`, plus the item's bias."""
+        scale = self.settings.cosine_scale
+        return functional.normalize(query, dim=1) * scale if scale else query
+
     def _product(self, query: Tensor, vectors: Tensor, bias: Tensor | None) -> Tensor:
-        if scale := self.settings.cosine_scale:
-            query = functional.normalize(query, dim=1) * scale
+        query = self.as_comparing(query)
         return query @ vectors.T if bias is None else torch.addmm(bias, query, vectors.T)
 
     def ready(self) -> "GRU4Rec":
-        """Return the network with all that answering needs worked out ahead; its tensors must not change any more."""
+        """Return the network with all that scoring needs worked out ahead; its tensors must not change any more."""
         network = GRU4Rec(self.settings, self.parameters)
-        network._compared = self._as_compared(self.parameters[EMBEDDING])
+        network._compared = self.as_compared(self.parameters[EMBEDDING])
         return network
 
     def activated(self, scores: Tensor) -> Tensor:

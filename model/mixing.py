@@ -4,7 +4,7 @@ p_j = softmax(temper s)_j + forward F_j + backward B_j + last [j was clicked las
 F and B sum the shares of `model.transitions.Neighbours` over the session's last `LOOKBACK` clicks, weighted
 `AGE_DECAY` to the power of their age. All but the first term is 0 for all but a few hundred items.
 
-Shape letters: C clicks, N items, K candidates of the network, L clicks of a history.
+Shape letters: C clicks, N items, D width of a vector, L clicks of a history, k items of an answer.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.catalogue import Best, Catalogue, insert, score_of
 from model.companion import Mixing
-from model.compiling import ZERO, compiled, exp
+from model.compiling import ZERO, Floats, compiled, exp
 from model.ranking import Ties
 from model.transitions import Neighbours
 
@@ -28,33 +29,26 @@ AGE_DECAY = 0.7
 
 
 def mix(
-    scores: Tensor,
-    top_rows: Tensor,
+    best: Best,
+    queries: Floats,
+    catalogue: Catalogue,
     histories: NDArray[np.int64],
     neighbours: Neighbours,
     mixing: Mixing,
-    k: int,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the exact top k of the mixture: rows int32 [C, k'] and their p float32 [C, k'], the best first.
+) -> tuple[NDArray[np.int32], Floats]:
+    """Return the exact top k of the mixture: rows int32 [C, k] and their p float32 [C, k], the best first.
 
     Args:
-        scores: float32 [C, N], the network's, on the CPU.
-        top_rows: [C, K], the network's own top rows, best first; exact because K is at least k', which is min(k, N).
+        best: The network's own top k, with log-sums of `mixing.temper`.
+        queries: float32 [C, D], what they answer.
+        catalogue: All N items.
         histories: int64 [C, L], each click's session, the click itself in the last column; -1 for no or unknown item.
         neighbours: Of the first items of the N; items after them have none.
         mixing: The weights.
-        k: How many are wanted.
-
-    Raises:
-        ValueError: The network offers fewer than k' candidates.
     """
-    wanted = min(k, scores.shape[1])
-    if top_rows.shape[1] < wanted:
-        raise ValueError(f"{wanted} items need as many candidates of the network, got {top_rows.shape[1]}")
-    rows = np.empty((len(scores), wanted), dtype=np.int32)
-    chances = np.empty((len(scores), wanted), dtype=np.float32)
-    table, tops = scores.numpy(), top_rows.numpy()
-    _mix(table, tops, histories, *arrays_of(neighbours), mixing.as_array(), rows, chances)
+    rows, chances = np.empty_like(best.rows), np.full_like(best.scores, -np.inf)
+    network = best.rows, best.scores, best.log_sums, queries, catalogue.vectors, catalogue.bias
+    _mix(*network, histories, *arrays_of(neighbours), mixing.as_array(), rows, chances)
     return rows, chances
 
 
@@ -70,7 +64,7 @@ def mixture_ranks(
     """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`.
 
     Args:
-        scores: As in `mix`.
+        scores: float32 [C, N], the network's, on the CPU.
         targets: int64 [C], rows.
         histories: As in `mix`.
         neighbours: As in `mix`.
@@ -165,26 +159,13 @@ def spread(
 
 
 @compiled
-def _insert(rows: Any, chances: Any, filled: int, row: int, chance: float) -> int:
-    """Put an item where it belongs among the best so far; returns how many there are."""
-    if filled == len(rows):
-        if chance <= chances[filled - 1]:
-            return filled
-        filled -= 1
-    place = filled
-    while place > 0 and chances[place - 1] < chance:
-        rows[place] = rows[place - 1]
-        chances[place] = chances[place - 1]
-        place -= 1
-    rows[place] = row
-    chances[place] = chance
-    return filled + 1
-
-
-@compiled
 def _mix(
-    scores: Any,
     tops: Any,
+    scores: Any,
+    log_sums: Any,
+    queries: Any,
+    vectors: Any,
+    bias: Any,
     histories: Any,
     s_at: Any,
     s_row: Any,
@@ -196,22 +177,25 @@ def _mix(
     rows: Any,
     chances: Any,
 ) -> None:
-    """Write the top of each click's mixture."""
-    mass = np.zeros(scores.shape[1])
-    touched = np.empty(scores.shape[1], dtype=np.int64)
-    for c in range(len(scores)):
-        line = scores[c]
-        norm = _log_sum(line, w[0], line[tops[c, 0]])
+    """Write the top of each click's mixture; only items with enough mass to come into it are scored."""
+    last = tops.shape[1] - 1
+    mass = np.zeros(len(vectors))
+    touched = np.empty(len(vectors), dtype=np.int64)
+    for c in range(len(tops)):
         count = spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
-        filled = 0
-        for t in range(tops.shape[1]):
+        for t in range(last + 1):
             row = tops[c, t]
-            if mass[row] == 0.0:
-                filled = _insert(rows[c], chances[c], filled, row, np.exp(w[0] * line[row] - norm))
+            chance = np.exp(w[0] * scores[c, t] - log_sums[c]) + mass[row]
+            mass[row] = 0.0
+            if chance > chances[c, last]:
+                insert(rows, chances, c, row, chance)
+        most = np.exp(w[0] * scores[c, last] - log_sums[c])  # that the network gives to any other
         for t in range(count):
             row = touched[t]
-            chance = np.exp(w[0] * line[row] - norm) + mass[row]
-            filled = _insert(rows[c], chances[c], filled, row, chance)
+            if mass[row] > 0.0 and mass[row] + most > chances[c, last]:  # else it is among the tops, or too small
+                chance = np.exp(w[0] * score_of(queries, vectors, bias, c, row) - log_sums[c]) + mass[row]
+                if chance > chances[c, last]:
+                    insert(rows, chances, c, row, chance)
             mass[row] = 0.0
 
 

@@ -14,22 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.catalogue import catalogue_of
 from model.companion import Companion, histories_after, histories_of
-from model.gru4rec import GRU4Rec
+from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.mixing import mix
-from model.top_k import top_k, top_k_plain
 from model.vocabulary import Vocabulary
 from model.waves import Waves, plan_waves
-
-__all__ = ["Forward", "Recommender", "top_k", "top_k_plain"]
-
-# Scores are computed and searched block by block: 16 MiB at a time, whatever the batch and however many items. Larger
-# blocks fall out of the cache (a third slower at 1,024 clicks), fewer clicks at a time make the product slower.
-CLICKS_PER_BLOCK = 256
-ITEMS_PER_BLOCK = 16_384
-# The companion needs the scores of all items at hand: fewer clicks at a time where there are very many items.
-MOST_SCORES = 1 << 24
-
 
 @dataclass(frozen=True)
 class Played:
@@ -95,7 +85,10 @@ class Recommender:
         self.version = version
         self.companion = companion
         self._device = torch.device(device)
-        self._network = network.to(self._device).ready()
+        self._network = network.to(self._device)
+        self._catalogue = catalogue_of(
+            self._network.as_compared(self._network.parameters[EMBEDDING]), self._network.parameters.get(ITEM_BIAS)
+        )
 
     @property
     def state_width(self) -> int:
@@ -152,14 +145,18 @@ class Recommender:
         known = waves.last_row >= 0
         last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
         after = hidden.index_select(0, self._on_device(waves.after_click))
-        queries, k = self._network.query(after, last), min(k, len(self.vocabulary))
+        queries = self._network.as_comparing(self._network.query(after, last))
         if self.companion is None:
-            top_rows, scores = self._best(queries, k)
+            best = self._catalogue.best(queries, k)
+            top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
         elif played is None:
             raise ValueError(f"version {self.version} has a companion, which needs the histories of the sessions")
         else:
             histories = histories_after(played.before, slots, rows, played.counts)
-            top_rows, scores = self._mixed(self.companion, queries, histories, k)
+            companion = self.companion
+            best = self._catalogue.best(queries, k, companion.mixing.temper)
+            asked = queries.cpu().numpy()
+            top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
         return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
 
     def _play(self, waves: Waves, states: NDArray[np.float32], rows: NDArray[np.int64]) -> Tensor:
@@ -180,51 +177,3 @@ class Recommender:
     def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
         """Return what the network takes in of each row, float32 [n, E]."""
         return self._network.inputs(self._on_device(rows))
-
-    def _best(self, queries: Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the k best rows and their scores, each [C, k], for queries float32 [C, D]; k <= N."""
-        top_rows = np.empty((len(queries), k), dtype=np.int32)
-        top_scores = np.empty((len(queries), k), dtype=np.float32)
-        for start in range(0, len(queries), CLICKS_PER_BLOCK):
-            block = slice(start, start + CLICKS_PER_BLOCK)
-            scores, rows = self._best_of(queries[block], k)
-            top_rows[block], top_scores[block] = rows.cpu().numpy(), self._network.activated(scores).cpu().numpy()
-        return top_rows, top_scores
-
-    def _mixed(
-        self, companion: Companion, queries: Tensor, histories: NDArray[np.int64], k: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the k best rows of the mixture and what they have of it; see `_best`."""
-        top_rows = np.empty((len(queries), k), dtype=np.int32)
-        chances = np.empty((len(queries), k), dtype=np.float32)
-        clicks = max(1, min(CLICKS_PER_BLOCK, MOST_SCORES // len(self.vocabulary)))
-        for start in range(0, len(queries), clicks):
-            block = slice(start, start + clicks)
-            blocks: list[Tensor] = []
-            _, rows = self._best_of(queries[block], k, blocks)
-            scores = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-            top_rows[block], chances[block] = mix(
-                scores.cpu(), rows.cpu(), histories[block], companion.neighbours, companion.mixing, k
-            )
-        return top_rows, chances
-
-    def _best_of(self, queries: Tensor, k: int, blocks: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the k best scores, not activated, and their rows: the best of the best of each block of items.
-
-        Args:
-            queries: float32 [c, D]
-            k: How many.
-            blocks: Where to leave the scores of each block of items.
-        """
-        best_scores, best_rows = [], []
-        for start in range(0, len(self.vocabulary), ITEMS_PER_BLOCK):
-            scores = self._network.score_all(queries, slice(start, start + ITEMS_PER_BLOCK))
-            if blocks is not None:
-                blocks.append(scores)
-            values, columns = top_k(scores, min(k, scores.shape[1]))
-            best_scores.append(values)
-            best_rows.append(columns + start)
-        if len(best_scores) == 1:
-            return best_scores[0], best_rows[0]
-        scores, places = torch.topk(torch.cat(best_scores, dim=1), k, dim=1)
-        return scores, torch.cat(best_rows, dim=1).gather(1, places)

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.catalogue import PlainCatalogue
 from model.clicks import Sessions
 from model.companion import Mixing, histories_of
 from model.mixing import AGE_DECAY, LOOKBACK, mix, mixture_ranks
@@ -39,6 +40,15 @@ def dense(scores: torch.Tensor, histories: np.ndarray, neighbours: Neighbours, m
     return chances
 
 
+def mixed(
+    scores: torch.Tensor, histories: np.ndarray, neighbours: Neighbours, mixing: Mixing
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mixture of a network whose query for a click is the click's scores."""
+    catalogue = PlainCatalogue(torch.eye(ITEMS), torch.zeros(ITEMS))
+    best = catalogue.best(scores, 10, mixing.temper)
+    return mix(best, scores.numpy(), catalogue, histories, neighbours, mixing)
+
+
 def case(seed: int) -> tuple[torch.Tensor, np.ndarray, Neighbours]:
     scores = torch.randn(CLICKS, ITEMS, generator=torch.Generator().manual_seed(seed)) * 2
     rng = np.random.default_rng(seed)
@@ -53,7 +63,7 @@ def case(seed: int) -> tuple[torch.Tensor, np.ndarray, Neighbours]:
 )
 def test_the_top_of_the_mixture_is_that_of_all_items(seed: int, mixing: Mixing) -> None:
     scores, histories, neighbours = case(seed)
-    rows, chances = mix(scores, scores.topk(10).indices, histories, neighbours, mixing, 10)
+    rows, chances = mixed(scores, histories, neighbours, mixing)
     expected = dense(scores, histories, neighbours, mixing)
     np.testing.assert_allclose(chances, -np.sort(-expected, axis=1)[:, :10], rtol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(expected, rows.astype(np.int64), axis=1), chances, rtol=1e-5)
@@ -73,13 +83,9 @@ def test_ranks_are_those_among_all_items(seed: int, ties: str) -> None:
 def test_without_weights_the_network_ranks_alone() -> None:
     scores, histories, neighbours = case(3)
     alone = Mixing(temper=1, forward=0, backward=0, last=0, repeat=0)
-    top = scores.topk(10).indices
-    assert mix(scores, top, histories, neighbours, alone, 10)[0].tolist() == top.tolist()
+    assert mixed(scores, histories, neighbours, alone)[0].tolist() == scores.topk(10).indices.tolist()
 
 
-def test_too_few_candidates_and_weights_that_take_away_are_refused() -> None:
-    scores, histories, neighbours = case(0)
-    with pytest.raises(ValueError, match="as many candidates"):
-        mix(scores, scores.topk(5).indices, histories, neighbours, Mixing(), 10)
+def test_weights_that_take_away_are_refused() -> None:
     with pytest.raises(ValueError, match="no item may lose"):
         Mixing(last=-0.3, repeat=0.2)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model import recommender as serving
+from model.catalogue import PlainCatalogue
 from model.clicks import Sessions as ClickSessions
 from model.companion import Companion, Mixing, histories_of
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.mixing import mix
-from model.recommender import CLICKS_PER_BLOCK, ITEMS_PER_BLOCK, Forward, Played, Recommender
+from model.recommender import Forward, Played, Recommender
 from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
@@ -156,9 +156,11 @@ def test_with_a_companion_an_answer_is_the_mixture_for_the_session_up_to_that_cl
     sessions.apply(WITH_COMPANION, clicks[:30])
     sessions.apply(WITH_COMPANION, clicks[30:])
     x = network.inputs(torch.from_numpy(sessions.last_rows))
-    scores = network.score_all(network.query(torch.from_numpy(sessions.states), x))
-    top = torch.topk(scores, K).indices
-    expected = mix(scores, top, histories_of(sessions.plays), companion.neighbours, companion.mixing, K)
+    queries = network.query(torch.from_numpy(sessions.states), x)
+    catalogue = PlainCatalogue(network.parameters["embedding"], network.parameters["item_bias"])
+    best = catalogue.best(queries, K, companion.mixing.temper)
+    histories = histories_of(sessions.plays)
+    expected = mix(best, queries.numpy(), catalogue, histories, companion.neighbours, companion.mixing)
     alone = Sessions.new(RECOMMENDERS[0], 9)
     alone.apply(RECOMMENDERS[0], clicks)
     for slot, place in {slot: place for place, (slot, _) in enumerate(clicks)}.items():
@@ -270,31 +272,6 @@ def test_fewer_items_than_asked_for_gives_them_all() -> None:
     sessions = Sessions.new(recommender, 1)
     sessions.apply(recommender, [(0, 1)])
     assert sorted(sessions.answers()[0][0].tolist()) == [0, 1, 2]
-
-
-def test_answers_from_many_blocks_of_clicks_and_items_are_the_best_of_all_scores() -> None:
-    items, clicks = 2 * ITEMS_PER_BLOCK + 5, CLICKS_PER_BLOCK + 10
-    recommender = recommender_of(SHAPES[0], items)
-    network = recommender._network
-    rows = np.arange(clicks) * 100
-    forward = recommender.forward(np.zeros((clicks, 8), np.float32), np.full(clicks, -1), np.arange(clicks), rows, 9)
-    queries = network.query(torch.from_numpy(forward.states), network.parameters["embedding"][torch.from_numpy(rows)])
-    expected = torch.topk(network.score_all(queries), 9)
-    np.testing.assert_allclose(forward.scores, expected.values.numpy(), rtol=0, atol=TOLERANCE)
-    found = network.score_all(queries).gather(1, torch.from_numpy(forward.top_rows.astype(np.int64)))
-    np.testing.assert_allclose(forward.scores, found.numpy(), rtol=0, atol=TOLERANCE)
-    assert (forward.top_rows.max(), forward.top_rows.min()) > (ITEMS_PER_BLOCK, 0)
-
-
-def test_mixtures_from_many_blocks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    clicks = np.arange(40)
-    states, before = np.zeros((40, WITH_COMPANION.state_width), np.float32), np.full(40, -1)
-    whole = WITH_COMPANION.forward(states, before, clicks, clicks, K, played=Played.anew(40))
-    monkeypatch.setattr(serving, "ITEMS_PER_BLOCK", 64)
-    monkeypatch.setattr(serving, "MOST_SCORES", 7 * ITEMS)
-    pieces = WITH_COMPANION.forward(states, before, clicks, clicks, K, played=Played.anew(40))
-    assert pieces.top_rows.tolist() == whole.top_rows.tolist()
-    np.testing.assert_allclose(pieces.scores, whole.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("items", [0, 2])
