@@ -59,6 +59,14 @@ class Vocabulary:
         fingerprints.setflags(write=False)
         return fingerprints
 
+    @cached_property
+    def json_ids(self) -> NDArray[np.object_]:
+        """Every row's id as JSON, `bytes` objects [N], read-only."""
+        json_ids = np.empty(len(self.item_ids), dtype=np.object_)
+        json_ids[:] = list(map(msgspec.json.encode, self.item_ids))
+        json_ids.setflags(write=False)
+        return json_ids
+
     def sha256(self, first: int | None = None) -> str:
         """Return the hex SHA-256 of the first `first` ids (all by default), as `to_bytes` would write them."""
         return hashlib.sha256(msgspec.json.encode(self.item_ids[:first])).hexdigest()

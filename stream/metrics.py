@@ -102,7 +102,7 @@ class WorkerMetrics:
         self.sessions_started.inc(outcome.started)
         for letter in outcome.dead_letters:
             self.dead_letters.labels(letter.reason).inc()
-        for version, count in Tally(answer.recommendation.model_version for answer in outcome.answers).items():
+        for version, count in Tally(answer.version for answer in outcome.answers).items():
             self.answers.labels(version).inc(count)
         for evaluation in outcome.evaluations:
             self.evaluated(evaluation.version, evaluation.ranks)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,21 +19,14 @@ from model.clicks import Click, continues_session, decode_click
 from model.errors import InvalidClickError
 from model.recommender import Forward, Recommender
 from model.vocabulary import fingerprint
+from stream.decimals import json_arrays
 from stream.micro_batch import MicroBatch, SessionKey
-from stream.records import AnsweredClick, DeadLetter, Recommendation, SourceRecord
+from stream.records import Answer, DeadLetter, SourceRecord, compose_answer
 from stream.session import NO_HIDDEN, Session
 
 POPULARITY = "popularity"
 
 LoadSessions = Callable[[Sequence[SessionKey]], Sequence[Session | None]]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer and the record it answers."""
-
-    record: SourceRecord
-    recommendation: Recommendation
 
 
 @dataclass(frozen=True)
@@ -202,39 +196,41 @@ class Processor:
     ) -> tuple[list[Answer], NDArray[np.uint32]]:
         """Return one answer per valid record and the fingerprints of its items, uint32 [C, k]; 0 past the last."""
         popular_items, popular_scores = self._popularity.top_k(self._top_k)
+        popular = msgspec.json.encode(popular_items), msgspec.json.encode(popular_scores)
         fingerprints = np.zeros((len(batch.valid), self._top_k), np.uint32)
         fingerprints[:, : len(popular_items)] = [fingerprint(item) for item in popular_items]
-        known = np.zeros(len(batch.valid), np.bool_)
-        items: list[list[str]] = []
-        scores: list[list[float]] = []
+        by_model = [False] * len(batch.valid)
+        items: list[list[bytes]] = []
+        scores: list[bytes] = []
         version = ""
         if recommender and batch.valid:
             version, vocabulary = recommender.version, recommender.vocabulary
             forward = self._forward(batch, recommender)
-            known = forward.known
-            fingerprints[known] = 0
-            fingerprints[known, : forward.top_rows.shape[1]] = vocabulary.fingerprints[forward.top_rows[known]]
-            items = [[vocabulary.item_ids[row] for row in rows] for rows in forward.top_rows.tolist()]
-            scores = np.round(forward.scores.astype(np.float64), 5).tolist()
+            by_model = forward.known.tolist()
+            fingerprints[forward.known] = 0
+            fingerprints[forward.known, : forward.top_rows.shape[1]] = vocabulary.fingerprints[
+                forward.top_rows[forward.known]
+            ]
+            items, scores = vocabulary.json_ids[forward.top_rows].tolist(), json_arrays(forward.scores)
         for life in batch.lives:
             if life.answered >= 0:
                 life.session.answer = fingerprints[life.answered]
-                if known[life.answered]:
+                if by_model[life.answered]:
                     life.session.version, life.session.hidden = version, forward.states[life.slot]
                 else:
                     life.session.version, life.session.hidden, life.session.last_row = "", NO_HIDDEN, -1
         answers = []
         for position, (record, click) in enumerate(batch.valid):
-            by_model = known[position]
-            recommendation = Recommendation(
-                session_id=click.session_id,
-                items=items[position] if by_model else popular_items,
-                scores=scores[position] if by_model else popular_scores,
-                model_version=version if by_model else POPULARITY,
-                click=AnsweredClick(record.partition, record.offset, click.item_id, click.timestamp_ms),
-                generated_at=now_ms,
+            answers.append(
+                compose_answer(
+                    record,
+                    click,
+                    items=b"[" + b",".join(items[position]) + b"]" if by_model[position] else popular[0],
+                    scores=scores[position] if by_model[position] else popular[1],
+                    version=version if by_model[position] else POPULARITY,
+                    generated_at=now_ms,
+                )
             )
-            answers.append(Answer(record, recommendation))
         return answers, fingerprints
 
     def _forward(self, batch: MicroBatch, recommender: Recommender) -> Forward:
@@ -266,13 +262,22 @@ class Processor:
 
 def _evaluate(batch: MicroBatch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:
     """Check every applied click that continues a session against the answer given before it."""
-    ranks: dict[str, list[int]] = {}
-    for position, previous in zip(batch.evaluated, batch.previous, strict=True):
-        if previous >= 0:
-            version, answer = answers[previous].recommendation.model_version, fingerprints[previous]
-        else:
-            version, answer = batch.lives[-1 - previous].stored_answer
-        clicked = fingerprint(batch.valid[position][1].item_id)
-        hits = np.flatnonzero(answer == clicked)
-        ranks.setdefault(version or POPULARITY, []).append(int(hits[0]) + 1 if len(hits) else 0)
-    return [OnlineEvaluation(version, np.array(found)) for version, found in ranks.items()]
+    if not batch.evaluated:
+        return []
+    before = np.zeros((len(batch.evaluated), fingerprints.shape[1]), np.uint32)
+    previous = np.array(batch.previous)
+    before[previous >= 0] = fingerprints[previous[previous >= 0]]
+    versions = []
+    for place, answered in enumerate(batch.previous):
+        if answered >= 0:
+            versions.append(answers[answered].version)
+            continue
+        version, answer = batch.lives[-1 - answered].stored_answer
+        shown = answer[: before.shape[1]]  # another worker may answer with more items
+        before[place, : len(shown)] = shown
+        versions.append(version or POPULARITY)
+    clicked = [fingerprint(batch.valid[position][1].item_id) for position in batch.evaluated]
+    hits = before == np.array(clicked, np.uint32)[:, None]
+    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    of_version = np.array(versions)
+    return [OnlineEvaluation(version, ranks[of_version == version]) for version in dict.fromkeys(versions)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from model.click_wire import Click
 from model.errors import InvalidClickError
 
 DEAD_LETTER_PREFIX = "nextclick.error."
@@ -84,6 +85,36 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         return [(DEAD_LETTER_PREFIX + name, text.encode()) for name, text in facts.items()]
 
 
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one record, as it is sent.
+
+    Attributes:
+        record: The record that is answered.
+        version: The version that answered, or `POPULARITY`.
+        value: A recommendation's JSON.
+    """
+
+    record: SourceRecord
+    version: str
+    value: bytes
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """What subscribers read."""
+        return decode_recommendation(self.value)
+
+
+class _Composed(msgspec.Struct, frozen=True, gc=False):
+    """A recommendation whose items and scores are JSON already; the same fields in the same order."""
+
+    session_id: str
+    items: msgspec.Raw
+    scores: msgspec.Raw
+    model_version: str
+    click: AnsweredClick
+    generated_at: int
+
+
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Recommendation)
 
@@ -91,6 +122,17 @@ _DECODER = msgspec.json.Decoder(Recommendation)
 def encode_recommendation(recommendation: Recommendation) -> bytes:
     """Return the JSON bytes of `recommendation`."""
     return _ENCODER.encode(recommendation)
+
+
+def compose_answer(
+    record: SourceRecord, click: Click, *, items: bytes, scores: bytes, version: str, generated_at: int
+) -> Answer:
+    """Return the answer to `record`, which holds `click`, from JSON arrays of items and scores."""
+    answered = AnsweredClick(record.partition, record.offset, click.item_id, click.timestamp_ms)
+    composed = _Composed(
+        click.session_id, msgspec.Raw(items), msgspec.Raw(scores), version, answered, generated_at
+    )
+    return Answer(record, version, _ENCODER.encode(composed))
 
 
 def decode_recommendation(value: bytes) -> Recommendation:

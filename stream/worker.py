@@ -18,7 +18,7 @@ from stream.intake import Intake
 from stream.metrics import BatchTimes, WorkerMetrics
 from stream.micro_batch import SessionKey
 from stream.processor import Outcome, Processor
-from stream.records import SourceRecord, encode_recommendation
+from stream.records import SourceRecord
 from stream.session import Session
 from stream.settings import Topics, WorkerSettings
 from stream.state_table import StateTable
@@ -178,8 +178,7 @@ class Worker:
     def _add_answers(self, outcome: Outcome, now_ms: int) -> None:
         for answer in outcome.answers:
             destination = (self._topics.recommendations, answer.record.partition)
-            value = encode_recommendation(answer.recommendation)
-            self._deliveries.add(destination, answer.record.key, value, now_ms)
+            self._deliveries.add(destination, answer.record.key, answer.value, now_ms)
         for letter in outcome.dead_letters:
             destination = (self._topics.dead_letters, letter.record.partition)
             headers = letter.headers(self._topics.clicks)
