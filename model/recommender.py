@@ -6,7 +6,6 @@ L clicks of a history, k items asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from model.catalogue import catalogue_of
 from model.companion import Companion, histories_after, histories_of
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.mixing import mix
+from model.playing import player_of
 from model.vocabulary import Vocabulary
-from model.waves import Waves, plan_waves
+from model.waves import plan_waves
 
 @dataclass(frozen=True)
 class Played:
@@ -86,6 +86,7 @@ class Recommender:
         self.companion = companion
         self._device = torch.device(device)
         self._network = network.to(self._device)
+        self._player = player_of(self._network, self._device)
         self._catalogue = catalogue_of(
             self._network.as_compared(self._network.parameters[EMBEDDING]), self._network.parameters.get(ITEM_BIAS)
         )
@@ -141,7 +142,7 @@ class Recommender:
             ValueError: A version with a companion is not told what the sessions clicked.
         """
         waves = plan_waves(last_rows, slots, rows)
-        hidden = self._play(waves, states, rows)
+        hidden = self._player.play(waves, states, rows)
         known = waves.last_row >= 0
         last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
         after = hidden.index_select(0, self._on_device(waves.after_click))
@@ -158,18 +159,6 @@ class Recommender:
             asked = queries.cpu().numpy()
             top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
         return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
-
-    def _play(self, waves: Waves, states: NDArray[np.float32], rows: NDArray[np.int64]) -> Tensor:
-        """Return the states before the batch and after each known click, float32 [S + known clicks, W]."""
-        places = np.empty((len(states) + len(waves.clicks), self.state_width), dtype=np.float32)
-        places[: len(states)] = states
-        hidden = self._on_device(places)
-        x = self._inputs(rows[waves.clicks])
-        before = self._on_device(waves.before)
-        for start, stop in pairwise(waves.bounds):
-            stepped = self._network.advance(x[start:stop], hidden.index_select(0, before[start:stop]))
-            hidden[len(states) + start : len(states) + stop] = stepped
-        return hidden
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
