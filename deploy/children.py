@@ -20,28 +20,29 @@ STOP_DEADLINE_S = 30.0
 LOG_LINES = 15
 
 
-class Child:
-    """One `nextclick` process.
+class Process:
+    """A process of ours.
 
     Args:
-        arguments: What follows `nextclick`.
-        settings: Environment variables of ours, without the prefix; nothing else of ours is inherited.
+        name: What to call it.
+        command: The program and its arguments.
+        environment: All its variables.
         log_path: Where its output goes.
         cores: Processors it may use; all by default.
     """
 
     def __init__(
         self,
-        arguments: Sequence[str],
-        settings: Mapping[str, str],
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
         log_path: Path,
         *,
         cores: Sequence[int] | None = None,
     ) -> None:
-        self._name = arguments[0]
-        self._command = [sys.executable, "-m", "deploy", *arguments]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        self._environment = inherited | {PREFIX + name: value for name, value in settings.items()}
+        self._name = name
+        self._command = command
+        self._environment = environment
         self._log_path = log_path
         self._cores = cores
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +51,7 @@ class Child:
     def start(self) -> Self:
         """Start the process, in a session of its own so that Ctrl-C reaches only the command that started it."""
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
+            self._process = subprocess.Popen(  # noqa: S603 - what our own code asks for
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
         self._guard = Guard(self._process.pid)
@@ -83,7 +84,7 @@ class Child:
         """
         status = self.exit_status()
         if status is not None:
-            raise ChildError(f"`nextclick {self._name}` ended with status {status}: {self.last_words()}")
+            raise ChildError(f"`{self._name}` ended with status {status}: {self.last_words()}")
 
     def wait_until_ready(self, address: str, deadline_s: float) -> None:
         """Wait until `/readyz` at `address` answers 200.
@@ -96,7 +97,7 @@ class Child:
             self.check()
             if time.monotonic() > deadline:
                 raise ChildError(
-                    f"`nextclick {self._name}` is not ready after {deadline_s:g} s; it said last: {self.last_words()}"
+                    f"`{self._name}` is not ready after {deadline_s:g} s; it said last: {self.last_words()}"
                 )
             time.sleep(POLL_S)
 
@@ -144,6 +145,34 @@ class Child:
         """Return the processor time that it has used, user and system, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Child(Process):
+    """One `nextclick` process.
+
+    Args:
+        arguments: What follows `nextclick`.
+        settings: Environment variables of ours, without the prefix; nothing else of ours is inherited.
+        log_path: Where its output goes.
+        cores: Processors it may use; all by default.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        settings: Mapping[str, str],
+        log_path: Path,
+        *,
+        cores: Sequence[int] | None = None,
+    ) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        super().__init__(
+            f"nextclick {arguments[0]}",
+            [sys.executable, "-m", "deploy", *arguments],
+            inherited | {PREFIX + name: value for name, value in settings.items()},
+            log_path,
+            cores=cores,
+        )
 
 
 def _is_ready(address: str) -> bool:

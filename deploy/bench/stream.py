@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
+from deploy.bench.against import Site, environment_of_peers, measure, write_model
+from deploy.bench.costs import LOOK_S, AnswerCounter, measured
 from deploy.bench.environment import environment
 from deploy.children import Child
 from deploy.click_generator import generate_clicks
-from deploy.errors import ChildError
+from deploy.errors import BrokerError, ChildError
 from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
 from deploy.observer import Observer
@@ -38,11 +40,11 @@ from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 
 READY_DEADLINE_S = 120.0
-LOOK_S = 0.1
 # Starting and the last partial batches are left out.
 WINDOW = (0.25, 0.95)
 DRAIN_S = 3.0
 VERSION = "bench"
+CORES = [0]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class StreamBench:
         partitions: Of the clicks topic.
         broker: `kafka` or `embedded`.
         companion: Whether the version has one, as those that are trained do.
+        against: Other engines to measure on the same clicks, of `deploy.bench.against.PEERS`.
+        peer_seconds: How long each of them is measured.
         seed: Of weights and clicks.
     """
 
@@ -69,10 +73,25 @@ class StreamBench:
     partitions: int = 4
     broker: str = "kafka"
     companion: bool = True
+    against: tuple[str, ...] = ()
+    peer_seconds: float = 15.0
     seed: int = 0
 
 
-def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Found:
+    """What one run measured.
+
+    Attributes:
+        worker: `events_per_s`, `cpu_us_per_event`, `latency_ms_p50`, `latency_ms_p99`.
+        peers: By name, `events_per_s` and `cpu_us_per_event`.
+    """
+
+    worker: dict[str, float]
+    peers: dict[str, dict[str, float]]
+
+
+def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> Found:
     """Measure once, with a broker, a worker and state of its own.
 
     Args:
@@ -80,9 +99,13 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         settings: Names of topics and the like; the worker's defaults.
         note: Told what happens now.
 
-    Returns:
-        `events_per_s`, `cpu_us_per_event`, `latency_ms_p50`, `latency_ms_p99`.
+    Raises:
+        BrokerError: Peers are asked for without a real Kafka.
+        ChildError: A process ended or did not become ready.
     """
+    if bench.against and bench.broker != "kafka":
+        raise BrokerError("the peers need what the embedded broker cannot do: measure them with --broker kafka")
+    python = environment_of_peers(note) if bench.against else None
     settings = settings.model_copy(update={"partitions": bench.partitions})
     generator = np.random.default_rng(bench.seed)
     shop = Shop(ShopSettings(items=bench.items, categories=max(bench.items // 100, 1)), generator)
@@ -98,22 +121,51 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         _publish(version, Registry(str(folder / "registry")), settings, connection)
         replay(table.slice(0, bench.clicks), connection, topic=settings.topics.clicks)
         note("worker, throughput")
-        worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
-        throughput = _throughput(worker, bench, settings, connection)
-        note(f"latency at {bench.rate:,.0f} clicks/s")
-        latency = _latency(table.slice(bench.clicks, len(table)), bench, settings, connection)
-    return throughput | latency
+        with _worker(broker.bootstrap, folder, settings, bench) as worker:
+            throughput = _throughput(worker, bench, settings, broker.bootstrap)
+            note(f"latency at {bench.rate:,.0f} clicks/s")
+            latency = _latency(table.slice(bench.clicks, len(table)), bench, settings, connection)
+        peers = {}
+        if python:
+            write_model(version.network, shop.item_ids, settings.worker.top_k, folder / "model.npz")
+            model, seconds = folder / "model.npz", bench.peer_seconds
+            site = Site(broker.bootstrap, settings.topics.clicks, bench.partitions, model, folder, CORES, seconds)
+            for peer in bench.against:
+                note(peer)
+                peers[peer] = measure(peer, python, site).to_dict()
+    return Found(throughput | latency, peers)
 
 
-def summary(bench: StreamBench, runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Return medians with minimum and maximum, the settings and the environment."""
-    names = runs[0].keys()
+def summary(bench: StreamBench, runs: list[Found]) -> dict[str, Any]:
+    """Return medians with minimum and maximum, the settings and the environment.
+
+    `peers` holds the same for each peer, and `times_cpu`: what a click costs there, as a multiple of the worker's in
+    the same run.
+    """
+    peers = {
+        peer: _medians(
+            [
+                found.peers[peer]
+                | {"times_cpu": found.peers[peer]["cpu_us_per_event"] / found.worker["cpu_us_per_event"]}
+                for found in runs
+            ]
+        )
+        for peer in bench.against
+    }
     return {
-        **{name: float(np.median([run[name] for run in runs])) for name in names},
-        "spread": {name: [min(run[name] for run in runs), max(run[name] for run in runs)] for name in names},
+        **_medians([found.worker for found in runs]),
+        **({"peers": peers} if peers else {}),
         "runs": len(runs),
         "settings": vars(bench),
         "environment": environment(),
+    }
+
+
+def _medians(rows: list[dict[str, float]]) -> dict[str, Any]:
+    names = rows[0].keys()
+    return {
+        **{name: float(np.median([row[name] for row in rows])) for name in names},
+        "spread": {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in names},
     }
 
 
@@ -160,32 +212,25 @@ def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench
             "LOG_FORMAT": "json",
         },
         folder / "worker.log",
-        cores=[0],
+        cores=CORES,
     )
 
 
-def _throughput(worker: Child, bench: StreamBench, settings: Settings, connection: dict[str, str]) -> dict[str, float]:
-    """Read processor time and answers over the middle of the waiting clicks."""
-    counter = Consumer({**connection, "group.id": "bench-counter"})
-    places = [TopicPartition(settings.topics.recommendations, p) for p in range(bench.partitions)]
-    looks: list[tuple[int, float, float]] = []
+def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap: str) -> dict[str, float]:
+    """Return what the middle of the waiting clicks costs."""
+    first, last = (share * bench.clicks for share in WINDOW)
     deadline = time.monotonic() + READY_DEADLINE_S
-    answered = 0
-    while answered < bench.clicks:
-        worker.check()
-        answered = sum(counter.get_watermark_offsets(place, timeout=10)[1] for place in places)
-        looks.append((answered, time.monotonic(), worker.cpu_s()))
-        if not answered and time.monotonic() > deadline:
-            raise ChildError(f"no answer within {READY_DEADLINE_S:g} s; the worker's log ends:\n{worker.log_tail()}")
-        time.sleep(LOOK_S)
-    counter.close()
-    inside = [look for look in looks if WINDOW[0] * bench.clicks <= look[0] <= WINDOW[1] * bench.clicks]
-    first, last = inside[0], inside[-1]
-    answers = last[0] - first[0]
-    return {
-        "events_per_s": answers / (last[1] - first[1]),
-        "cpu_us_per_event": 1e6 * (last[2] - first[2]) / answers,
-    }
+    with AnswerCounter(bootstrap, settings.topics.recommendations, bench.partitions) as counted:
+        while counted() < first:
+            worker.check()
+            if time.monotonic() > deadline and not counted():
+                raise ChildError(f"no answer within {READY_DEADLINE_S:g} s; the worker says:\n{worker.log_tail()}")
+            time.sleep(LOOK_S)
+        costs = measured(worker, counted, lambda answers, _seconds: answers >= last - first)
+        while counted() < bench.clicks:
+            worker.check()
+            time.sleep(LOOK_S)
+    return costs.to_dict()
 
 
 def _latency(table: ClickTable, bench: StreamBench, settings: Settings, connection: dict[str, str]) -> dict[str, float]:

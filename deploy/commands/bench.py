@@ -6,6 +6,7 @@ import click
 
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
+from deploy.bench.against import PEERS
 from deploy.bench.stream import StreamBench
 from deploy.bench.train import TrainBench
 from deploy.commands.options import json_option, notes, output, settings_with, show_json, table_of
@@ -30,6 +31,7 @@ def bench() -> None:
 @click.option("--partitions", default=DEFAULTS.partitions, show_default=True, help="Of the clicks topic.")
 @click.option("--broker", type=click.Choice(BROKER_KINDS), default=DEFAULTS.broker, show_default=True)
 @click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
+@click.option("--against", is_flag=True, help="Measure Bytewax, Quix Streams and plain Faust on the same clicks too.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; medians are shown.")
 @json_option
 def stream(
@@ -43,10 +45,11 @@ def stream(
     repeats: int,
     *,
     companion: bool,
+    against: bool,
     as_json: bool,
 ) -> None:
     """Measure a worker: clicks per second, processor time per click, latency. It runs on the first core alone."""
-    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion)
+    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion, tuple(PEERS) if against else ())
     settings = settings_with()
     runs = [
         stream_bench.run(asked, settings, lambda text: notes.print(f"{text} …", highlight=False))
@@ -60,6 +63,13 @@ def stream(
         f"{found['events_per_s']:,.0f} clicks/s on one core, {found['cpu_us_per_event']:.1f} us of it a click;"
         f" at {rate:,.0f}/s latency p50 {found['latency_ms_p50']:.1f} ms, p99 {found['latency_ms_p99']:.1f} ms"
     )
+    if against:
+        table = table_of("the same clicks", "engine", "clicks/s", "us of a core a click", "x nextclick")
+        for name, row in {"nextclick": found | {"times_cpu": 1.0}, **found["peers"]}.items():
+            table.add_row(
+                name, f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:,.1f}", f"{row['times_cpu']:.1f}"
+            )
+        output.print(table)
 
 
 @bench.command(epilog="Example: nextclick bench train --hidden 96 --batch 64 --samples 2048 --json")
