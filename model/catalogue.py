@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import LOOKED_AT, ZERO, Floats, above, compiled, exp, lowest_bit, part
+from model.compiling import LOG2_E, LOOKED_AT, ZERO, Floats, above, compiled, lowest_bit, part, power_of_two, prefetch_row
 from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products, width
 
 Rows = NDArray[np.int32]
@@ -188,7 +188,7 @@ def _search(
     """
     tile_items, kept = sums.shape[1], rows.shape[1]
     panels = tile_items // ITEMS
-    factor = np.float32(temper)
+    factor = np.float32(temper) * LOG2_E
     line = np.empty(tile_items, dtype=np.float32)
     totals = np.zeros(len(units))
     for start in range(0, len(bias), tile_items):
@@ -212,7 +212,7 @@ def _search(
                 shift = factor * scores[c, 0]
                 total = ZERO
                 for j in range(tile_items):
-                    total += exp(factor * line[j] - shift)
+                    total += power_of_two(factor * line[j] - shift)
                 totals[c] = totals[c] * np.exp(temper * (highest - scores[c, 0])) + total
     if temper:
         for c in range(len(units)):
@@ -235,7 +235,11 @@ def _rescore(queries: Any, vectors: Any, bias: Any, errors: Any, count: int, row
     An item that was left out has at most the last score of those kept, plus the error.
     """
     kept = rows.shape[1]
+    for t in range(kept):
+        prefetch_row(vectors, rows[0, t])
     for c in range(len(queries)):
+        for t in range(kept):  # what lies far off in memory is fetched while the query before is at work
+            prefetch_row(vectors, rows[min(c + 1, len(queries) - 1), t])
         left_out = scores[c, kept - 1] + errors[c]
         for t in range(kept):  # nearly in order already
             row, place = rows[c, t], t

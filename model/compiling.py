@@ -23,8 +23,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 ONE, TWO, HALF, ZERO = np.float32(1), np.float32(2), np.float32(0.5), np.float32(0)
 LOOKED_AT = 16  # values compared at a time by `above`
 ROWS_AHEAD = 6  # far enough for memory to answer meanwhile, near enough to be in the first cache still
-_LOG2_E = np.float32(1.4426950408889634)
+LOG2_E = np.float32(1.4426950408889634)
 _LN_2 = np.float32(0.6931471805599453)
+_LOWEST_POWER = np.float32(-126)
 _LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
 _LINE = 16  # float32 values of a cache line
 _MATH = {"contract", "reassoc", "arcp", "nsz"}  # sums may be vectorised, but a NaN must stay one
@@ -123,7 +124,7 @@ def exp(x: Any) -> Any:
     # Not max() and min(), which would not keep a NaN.
     x = _LOWEST if x < _LOWEST else x  # noqa: FURB136
     x = _HIGHEST if x > _HIGHEST else x  # noqa: FURB136
-    whole = np.floor(x * _LOG2_E + HALF)
+    whole = np.floor(x * LOG2_E + HALF)
     r = x - whole * _LN_2
     p = np.float32(1.9875691500e-4)
     p = p * r + np.float32(1.3981999507e-3)
@@ -133,6 +134,23 @@ def exp(x: Any) -> Any:
     p = p * r + np.float32(5.0000001201e-1)
     p = p * r * r + r + ONE
     return p * float_of((np.int32(whole) + np.int32(127)) << np.int32(23))
+
+
+@part
+def power_of_two(x: Any) -> Any:
+    """Return 2^x within 3e-6 of its size, for x <= 0 and not NaN; below -126 what it is there. Half the cost of `exp`.
+
+    A polynomial of degree 4 for the part after the point, fitted for the smallest relative error.
+    """
+    x = x if x > _LOWEST_POWER else _LOWEST_POWER
+    whole = np.floor(x)
+    r = x - whole
+    p = np.float32(1.353416755e-2)
+    p = p * r + np.float32(5.201146387e-2)
+    p = p * r + np.float32(2.414427529e-1)
+    p = p * r + np.float32(6.930038359e-1)
+    p = p * r + np.float32(1.000002593)
+    return float_of(bits_of(p) + (np.int32(whole) << np.int32(23)))
 
 
 @part

@@ -3,6 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 
@@ -16,6 +17,21 @@ UNKNOWN_ROW = -1
 def fingerprint(item_id: str) -> int:
     """Return the 32-bit fingerprint of an item id: CRC-32 of its UTF-8 bytes, the same in every process."""
     return zlib.crc32(item_id.encode())
+
+
+@dataclass(frozen=True)
+class JsonIds:
+    """Ids as JSON, one after the other, as compiled code takes them.
+
+    Attributes:
+        text: uint8, all of them; row's is text[ends[row] : ends[row + 1]].
+        ends: int64 [N + 1].
+        longest: Bytes of the longest.
+    """
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    longest: int
 
 
 class Vocabulary:
@@ -60,12 +76,11 @@ class Vocabulary:
         return fingerprints
 
     @cached_property
-    def json_ids(self) -> NDArray[np.object_]:
-        """Every row's id as JSON, `bytes` objects [N], read-only."""
-        json_ids = np.empty(len(self.item_ids), dtype=np.object_)
-        json_ids[:] = list(map(msgspec.json.encode, self.item_ids))
-        json_ids.setflags(write=False)
-        return json_ids
+    def json_ids(self) -> "JsonIds":
+        """Every row's id as JSON."""
+        encoded = list(map(msgspec.json.encode, self.item_ids))
+        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return JsonIds(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
 
     def sha256(self, first: int | None = None) -> str:
         """Return the hex SHA-256 of the first `first` ids (all by default), as `to_bytes` would write them."""

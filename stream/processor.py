@@ -19,7 +19,7 @@ from model.clicks import Click, continues_session, decode_click
 from model.errors import InvalidClickError
 from model.recommender import Forward, Recommender
 from model.vocabulary import fingerprint
-from stream.decimals import json_arrays
+from stream.json_arrays import items_as_json, scores_as_json
 from stream.micro_batch import MicroBatch, SessionKey
 from stream.records import Answer, DeadLetter, SourceRecord, compose_answer
 from stream.session import NO_HIDDEN, Session
@@ -200,7 +200,7 @@ class Processor:
         fingerprints = np.zeros((len(batch.valid), self._top_k), np.uint32)
         fingerprints[:, : len(popular_items)] = [fingerprint(item) for item in popular_items]
         by_model = [False] * len(batch.valid)
-        items: list[list[bytes]] = []
+        items: list[bytes] = []
         scores: list[bytes] = []
         version = ""
         if recommender and batch.valid:
@@ -211,7 +211,8 @@ class Processor:
             fingerprints[forward.known, : forward.top_rows.shape[1]] = vocabulary.fingerprints[
                 forward.top_rows[forward.known]
             ]
-            items, scores = vocabulary.json_ids[forward.top_rows].tolist(), json_arrays(forward.scores)
+            items = items_as_json(forward.top_rows, vocabulary.json_ids)
+            scores = scores_as_json(forward.scores)
         for life in batch.lives:
             if life.answered >= 0:
                 life.session.answer = fingerprints[life.answered]
@@ -225,7 +226,7 @@ class Processor:
                 compose_answer(
                     record,
                     click,
-                    items=b"[" + b",".join(items[position]) + b"]" if by_model[position] else popular[0],
+                    items=items[position] if by_model[position] else popular[0],
                     scores=scores[position] if by_model[position] else popular[1],
                     version=version if by_model[position] else POPULARITY,
                     generated_at=now_ms,

@@ -1,11 +1,17 @@
-"""Scores as JSON: a whole batch written in one compiled pass, as the general encoder's loop over numbers costs more."""
+"""Items and scores of a whole batch as JSON, in one compiled pass: the general encoder's loops over objects cost more.
 
+Shape letters: C clicks, k items of an answer, N items.
+"""
+
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from model.compiling import Floats, compiled
+from model.vocabulary import JsonIds
 
 DECIMALS = 5
 _UNITS = 10**DECIMALS
@@ -14,19 +20,52 @@ _CHARACTERS = 13 + 1 + DECIMALS + 2  # of a number: digits, point, decimals, sig
 _COMMA, _MINUS, _POINT, _ZERO, _OPEN, _CLOSE = b",-.0[]"
 
 
-def json_arrays(scores: Floats) -> list[bytes]:
+def items_as_json(rows: NDArray[np.int32], ids: JsonIds) -> list[bytes]:
+    """Return each line of rows, int32 [C, k], as a JSON array of their ids."""
+    text = np.empty(len(rows) * (rows.shape[1] * (ids.longest + 1) + 2), dtype=np.uint8)
+    ends = np.empty(len(rows) + 1, dtype=np.int64)
+    _write_items(rows, ids.text, ids.ends, text, ends)
+    return _cut(text, ends)
+
+
+def scores_as_json(scores: Floats) -> list[bytes]:
     """Return each row of scores, float32 [C, k], as a JSON array of numbers rounded to `DECIMALS` decimals."""
     if not np.abs(scores).max(initial=0) < _BELOW:
         return [msgspec.json.encode(line) for line in np.round(scores.astype(np.float64), DECIMALS).tolist()]
     text = np.empty(len(scores) * (scores.shape[1] * _CHARACTERS + 2), dtype=np.uint8)
     ends = np.empty(len(scores) + 1, dtype=np.int64)
-    _write(scores, text, ends)
+    _write_scores(scores, text, ends)
+    return _cut(text, ends)
+
+
+def _cut(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:
     whole, bounds = text[: ends[-1]].tobytes(), ends.tolist()
-    return [whole[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [whole[start:end] for start, end in pairwise(bounds)]
 
 
 @compiled
-def _write(scores: Any, text: Any, ends: Any) -> None:
+def _write_items(rows: Any, ids: Any, id_ends: Any, text: Any, ends: Any) -> None:
+    """Write the arrays one after the other; array c is text[ends[c] : ends[c + 1]]."""
+    at = 0
+    ends[0] = 0
+    for c in range(len(rows)):
+        text[at] = _OPEN
+        at += 1
+        for t in range(rows.shape[1]):
+            if t:
+                text[at] = _COMMA
+                at += 1
+            row = rows[c, t]
+            for place in range(id_ends[row], id_ends[row + 1]):
+                text[at] = ids[place]
+                at += 1
+        text[at] = _CLOSE
+        at += 1
+        ends[c + 1] = at
+
+
+@compiled
+def _write_scores(scores: Any, text: Any, ends: Any) -> None:
     """Write the arrays one after the other; array c is text[ends[c] : ends[c + 1]]."""
     digits = np.empty(_CHARACTERS, dtype=np.uint8)
     at = 0

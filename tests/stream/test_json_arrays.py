@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.decimals import DECIMALS, json_arrays
+from model.vocabulary import Vocabulary
+from stream.json_arrays import DECIMALS, items_as_json, scores_as_json
 
 
 @given(
@@ -15,7 +16,7 @@ from stream.decimals import DECIMALS, json_arrays
 )
 def test_numbers_read_back_are_the_rounded_ones(lines: list[list[float]]) -> None:
     scores = np.array(lines, dtype=np.float32).reshape(-1, 3)
-    found = [msgspec.json.decode(line, type=list[float]) for line in json_arrays(scores)]
+    found = [msgspec.json.decode(line, type=list[float]) for line in scores_as_json(scores)]
     expected = np.round(scores.astype(np.float64), DECIMALS)
     np.testing.assert_allclose(np.array(found).reshape(-1, 3), expected, rtol=1e-12, atol=1.01e-5)
 
@@ -37,14 +38,22 @@ def test_numbers_read_back_are_the_rounded_ones(lines: list[list[float]]) -> Non
     ],
 )
 def test_a_number_is_written_without_an_exponent_or_needless_zeros(score: float, text: bytes) -> None:
-    assert json_arrays(np.array([[score, 2.0]], dtype=np.float32)) == [b"[" + text + b",2.0]"]
+    assert scores_as_json(np.array([[score, 2.0]], dtype=np.float32)) == [b"[" + text + b",2.0]"]
 
 
 def test_numbers_too_large_for_that_are_numbers_all_the_same() -> None:
-    (line,) = json_arrays(np.array([[3e38, -1e13]], dtype=np.float32))
+    (line,) = scores_as_json(np.array([[3e38, -1e13]], dtype=np.float32))
     assert msgspec.json.decode(line) == pytest.approx([3e38, -1e13])
 
 
+@given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=8, unique=True), st.data())
+def test_items_read_back_are_those_of_the_rows(item_ids: list[str], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.tuples(*[st.integers(0, len(item_ids) - 1)] * 3), max_size=4))
+    table = np.array(rows, dtype=np.int32).reshape(-1, 3)
+    found = [msgspec.json.decode(line) for line in items_as_json(table, Vocabulary(item_ids).json_ids)]
+    assert found == [[item_ids[row] for row in line] for line in rows]
+
+
 def test_no_answers_and_empty_answers() -> None:
-    assert json_arrays(np.empty((0, 4), dtype=np.float32)) == []
-    assert json_arrays(np.empty((2, 0), dtype=np.float32)) == [b"[]", b"[]"]
+    assert scores_as_json(np.empty((0, 4), dtype=np.float32)) == []
+    assert scores_as_json(np.empty((2, 0), dtype=np.float32)) == [b"[]", b"[]"]
