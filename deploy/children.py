@@ -28,6 +28,7 @@ class Process:
         command: The program and its arguments.
         environment: All its variables.
         log_path: Where its output goes.
+        shares_stderr: Whether its standard error is ours, instead of going to the log too.
         cores: Processors it may use; all by default.
     """
 
@@ -38,9 +39,11 @@ class Process:
         environment: Mapping[str, str],
         log_path: Path,
         *,
+        shares_stderr: bool = False,
         cores: Sequence[int] | None = None,
     ) -> None:
         self._name = name
+        self._shares_stderr = shares_stderr
         self._command = command
         self._environment = environment
         self._log_path = log_path
@@ -52,7 +55,11 @@ class Process:
         """Start the process, in a session of its own so that Ctrl-C reaches only the command that started it."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - what our own code asks for
-                self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                env=self._environment,
+                stdout=log,
+                stderr=None if self._shares_stderr else log,
+                start_new_session=True,
             )
         self._guard = Guard(self._process.pid)
         if self._cores is not None:
@@ -101,10 +108,15 @@ class Process:
                 )
             time.sleep(POLL_S)
 
-    def stop(self) -> int:
-        """Ask it to end (SIGTERM), kill it when it does not, and return its exit status."""
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, without waiting; does nothing to one that has ended."""
         assert self._process is not None  # started
-        self._process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+        self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Ask it to end, kill it when it does not, and return its exit status."""
+        self.ask_to_end()
+        assert self._process is not None  # started
         try:
             status = self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:

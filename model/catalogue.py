@@ -17,7 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import LOG2_E, LOOKED_AT, ZERO, Floats, above, compiled, lowest_bit, part, power_of_two, prefetch_row
+from model.compiling import (
+    LOG2_E,
+    LOOKED_AT,
+    ZERO,
+    Floats,
+    above,
+    compiled,
+    lowest_bit,
+    part,
+    power_of_two,
+    prefetch_row,
+)
 from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products, width
 
 Rows = NDArray[np.int32]
@@ -186,7 +197,7 @@ def _search(
         scores: float32 [C, K], minus infinity before; written.
         log_sums: float64 [C], written.
     """
-    tile_items, kept = sums.shape[1], rows.shape[1]
+    tile_items = sums.shape[1]
     panels = tile_items // ITEMS
     factor = np.float32(temper) * LOG2_E
     line = np.empty(tile_items, dtype=np.float32)
@@ -197,26 +208,39 @@ def _search(
             for group in range(len(queries)):
                 products(queries, group, items, panel, sums, (panel - first) * ITEMS)
         for c in range(len(units)):
-            unit, bar, highest = units[c], scores[c, -1], scores[c, 0]
+            highest = scores[c, 0]
             for j in range(tile_items):
-                line[j] = unit * np.float32(sums[c, j]) + offsets[j]
-            for first_of in range(0, tile_items, LOOKED_AT):
-                better = above(line, first_of, bar)
-                while better:
-                    j = first_of + lowest_bit(better)
-                    better &= better - 1
-                    if line[j] > bar:
-                        insert(rows, scores, c, start + j, line[j])
-                        bar = scores[c, kept - 1]
+                line[j] = units[c] * np.float32(sums[c, j]) + offsets[j]
+            _let_in(rows, scores, c, line, start)
             if temper:
-                shift = factor * scores[c, 0]
-                total = ZERO
-                for j in range(tile_items):
-                    total += power_of_two(factor * line[j] - shift)
+                total = _sum_of_powers(line, factor, factor * scores[c, 0])
                 totals[c] = totals[c] * np.exp(temper * (highest - scores[c, 0])) + total
     if temper:
         for c in range(len(units)):
             log_sums[c] = np.log(totals[c]) + temper * scores[c, 0]
+
+
+@part
+def _let_in(rows: Any, scores: Any, c: int, line: Any, start: int) -> None:
+    """Let in the items of a tile, from row `start` on, that are better than the last of those kept for query c."""
+    bar = scores[c, rows.shape[1] - 1]
+    for first in range(0, len(line), LOOKED_AT):
+        better = above(line, first, bar)
+        while better:
+            j = first + lowest_bit(better)
+            better &= better - 1
+            if line[j] > bar:
+                insert(rows, scores, c, start + j, line[j])
+                bar = scores[c, rows.shape[1] - 1]
+
+
+@part
+def _sum_of_powers(line: Any, factor: Any, shift: Any) -> Any:
+    """Return the sum of 2^(factor s - shift) over the scores of a tile, none of which gives more than 1."""
+    total = ZERO
+    for j in range(len(line)):
+        total += power_of_two(factor * line[j] - shift)
+    return total
 
 
 @part

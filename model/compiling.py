@@ -84,8 +84,8 @@ def prefetch_row(table: Any, row: Any) -> None:
 
 
 @intrinsic
-def _compared(_context: Any, line: Any, start: Any, bar: Any) -> Any:
-    """Return an int64 whose bit i says whether line[start + i] is greater than the bar, for i below `LOOKED_AT`."""
+def _compared(_context: Any, line: Any, _start: Any, _bar: Any) -> Any:
+    """Return an int64 whose bit i says whether line[_start + i] is greater than `_bar`, for i below `LOOKED_AT`."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = cast("Any", make_array)(signature.args[0])(context, builder, values[0]).data
@@ -94,7 +94,9 @@ def _compared(_context: Any, line: Any, start: Any, bar: Any) -> Any:
         loaded.align = 4
         bars = ir.Constant(vector, ir.Undefined)
         bars = builder.insert_element(bars, values[2], ir.Constant(ir.IntType(32), 0))
-        bars = builder.shuffle_vector(bars, bars, ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_AT), [0] * LOOKED_AT))
+        bars = builder.shuffle_vector(
+            bars, bars, ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_AT), [0] * LOOKED_AT)
+        )
         bits = builder.bitcast(builder.fcmp_ordered(">", loaded, bars), ir.IntType(LOOKED_AT))
         return builder.zext(bits, ir.IntType(64))
 
@@ -102,7 +104,7 @@ def _compared(_context: Any, line: Any, start: Any, bar: Any) -> Any:
 
 
 @intrinsic
-def _lowest_bit(_context: Any, bits: Any) -> Any:
+def _lowest_bit(_context: Any, _bits: Any) -> Any:
     """Return the place of the lowest bit that is set, int64; some must be."""
 
     def emit(_c: Any, builder: Any, _signature: Any, values: Any) -> Any:
@@ -142,7 +144,7 @@ def power_of_two(x: Any) -> Any:
 
     A polynomial of degree 4 for the part after the point, fitted for the smallest relative error.
     """
-    x = x if x > _LOWEST_POWER else _LOWEST_POWER
+    x = x if x > _LOWEST_POWER else _LOWEST_POWER  # noqa: FURB136 - max() does not vectorise
     whole = np.floor(x)
     r = x - whole
     p = np.float32(1.353416755e-2)

@@ -7,6 +7,7 @@ one step needs side by side.
 Source of the scheme: Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -44,7 +45,7 @@ def packed_items(rows: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def packed_queries(rows: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return query rows, int16 [C, D] with D even, as the product takes them: [ceil(C / QUERIES), D / 2, QUERIES, 2]."""
+    """Return queries, int16 [C, D] with D even, as the product takes them: [ceil(C / QUERIES), D / 2, QUERIES, 2]."""
     return _packed(rows, QUERIES)
 
 
@@ -56,18 +57,16 @@ def _packed(rows: NDArray[np.int16], beside: int) -> NDArray[np.int16]:
 
 
 @intrinsic
-def _products(  # noqa: PLR0917 - compiled functions take their arrays by position
-    _context: Any, queries: Any, group: Any, items: Any, panel: Any, sums: Any, column: Any
-) -> Any:
-    """Write int32 sums[group * QUERIES : ..., column : column + ITEMS] of one group of queries and one panel of items.
+def _products(_context: Any, queries: Any, _group: Any, items: Any, _panel: Any, sums: Any, _column: Any) -> Any:
+    """Write the sums of one group of queries and one panel of items, [QUERIES, ITEMS], to their place in `sums`.
 
     Args:
         queries: int16, `packed_queries`.
-        group: Which QUERIES of them.
+        _group: Which QUERIES of them; their sums begin in line _group * QUERIES.
         items: int16, `packed_items`.
-        panel: Which ITEMS of them.
-        sums: int32 [at least the queries, at least column + ITEMS], contiguous.
-        column: Where the panel's sums go.
+        _panel: Which ITEMS of them.
+        sums: int32 [at least the queries, at least _column + ITEMS], contiguous.
+        _column: Where the panel's sums begin.
     """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -106,7 +105,7 @@ def _products(  # noqa: PLR0917 - compiled functions take their arrays by positi
             everywhere = builder.bitcast(_everywhere(builder, one), _PAIRS)
             products = [_multiplied(builder, everywhere, part) for part in across]
             after.append([builder.add(was, added) for was, added in zip(before[query], products, strict=True)])
-        for was, now in zip(sum(before, []), sum(after, []), strict=True):
+        for was, now in zip(chain(*before), chain(*after), strict=True):
             was.add_incoming(ir.Constant(_SUMS, [0] * _LANES), entry)
             was.add_incoming(now, step)
         following = builder.add(pair, number(1))

@@ -3,6 +3,8 @@
 Shape letters: S sessions, K known clicks, W state width, E input width, H width of one layer, B clicks of a wave.
 """
 
+# ruff: noqa: PLR0917 - compiled functions take their arrays by position
+
 from itertools import pairwise
 from typing import Any, Protocol
 

@@ -21,6 +21,7 @@ from model.playing import player_of
 from model.vocabulary import Vocabulary
 from model.waves import plan_waves
 
+
 @dataclass(frozen=True)
 class Played:
     """What the sessions of a micro-batch clicked, for a version with a companion.

@@ -129,9 +129,7 @@ def compose_answer(
 ) -> Answer:
     """Return the answer to `record`, which holds `click`, from JSON arrays of items and scores."""
     answered = AnsweredClick(record.partition, record.offset, click.item_id, click.timestamp_ms)
-    composed = _Composed(
-        click.session_id, msgspec.Raw(items), msgspec.Raw(scores), version, answered, generated_at
-    )
+    composed = _Composed(click.session_id, msgspec.Raw(items), msgspec.Raw(scores), version, answered, generated_at)
     return Answer(record, version, _ENCODER.encode(composed))
 
 

@@ -63,7 +63,9 @@ sys.__stdout__.write("\\n" + json.dumps(offences))
 
 
 def modules() -> list[Path]:
-    return sorted(path for package in MAY_IMPORT for path in (REPOSITORY / package).rglob("*.py"))
+    """All but the programs that the worker is measured against, which run in an environment of their own."""
+    paths = (path for package in MAY_IMPORT for path in (REPOSITORY / package).rglob("*.py"))
+    return sorted(path for path in paths if "peers" not in path.parts)
 
 
 def dotted(path: Path) -> str:

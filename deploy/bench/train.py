@@ -82,6 +82,10 @@ def run(bench: TrainBench, note: Callable[[str], None]) -> dict[str, Any]:
         negative_samples=bench.samples,
         loss=bench.loss,
         device=bench.device,
+        # What the row of torch's own parts has: inner products, and the clicked item's vector added to the query.
+        cosine_scale=0.0,
+        trace_decay=0.0,
+        own_session_negatives=False,
     )
     note(f"{bench.clicks:,} clicks")
     sessions = _sessions(bench)

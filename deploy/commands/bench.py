@@ -49,7 +49,9 @@ def stream(
     as_json: bool,
 ) -> None:
     """Measure a worker: clicks per second, processor time per click, latency. It runs on the first core alone."""
-    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion, tuple(PEERS) if against else ())
+    asked = StreamBench(
+        items, hidden, clicks, rate, seconds, partitions, broker, companion, tuple(PEERS) if against else ()
+    )
     settings = settings_with()
     runs = [
         stream_bench.run(asked, settings, lambda text: notes.print(f"{text} …", highlight=False))

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from deploy import topics
 from deploy.commands.options import broker_option, json_option, open_registry, registry_option, settings_with, show_json
 from deploy.errors import SettingsError
+from deploy.fleet import run_fleet
 from deploy.http_server import HttpServer
 from deploy.logs import process_logs
 from deploy.settings import Settings
@@ -25,12 +26,19 @@ log = structlog.get_logger()
 @broker_option
 @registry_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="RocksDB state of this process, and of it alone.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Workers to run here, one for each core: each has a folder in the data directory and a port of its own.",
+)
 @json_option
-def worker(broker: str | None, registry: str | None, data_dir: Path | None, *, as_json: bool) -> None:
+def worker(broker: str | None, registry: str | None, data_dir: Path | None, processes: int, *, as_json: bool) -> None:
     """Answer clicks until SIGTERM, which drains and exits with 0.
 
-    Start as many as there are partitions; each needs a data directory of its own. With --json it says at its end how
-    many clicks it answered.
+    There may be as many as there are partitions, on one machine or several; each needs a data directory of its own.
+    With --json it says at its end how many clicks were answered.
     """
     settings = settings_with(broker=broker, registry=registry)
     if data_dir:
@@ -38,7 +46,7 @@ def worker(broker: str | None, registry: str | None, data_dir: Path | None, *, a
             update={"worker": settings.worker.model_copy(update={"data_dir": data_dir})},
         )
     with process_logs(settings.log_format, settings.log_level):
-        answered = _run(settings)
+        answered = _run(settings) if processes == 1 else run_fleet(settings, processes)
     if as_json:
         show_json(answered)
 

@@ -46,8 +46,8 @@ class BERT4RecSettings:
         mask_share: Chance of a click to be masked. The paper uses 0.6 and 0.4 for shorter sessions.
         last_share: Share of the samples in which the last click alone is masked, as in an answer; the authors' code
             makes one such sample for every ten others.
-        learning_rate: Of Adam, falling in a line to zero. With the 0.0001 of the paper it needs very many epochs: 0.001 is what
-            later replications use.
+        learning_rate: Of Adam, falling in a line to zero. With the 0.0001 of the paper it needs very many epochs:
+            0.001 is what later replications use.
         weight_decay: Of Adam, decoupled.
         clip_norm: Largest norm of a gradient.
         batch_size: Sessions in a mini-batch, in the mean; every one has about as many clicks.

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_que
 
 
 @compiled
-def all_products(queries, items, sums):  # type: ignore[no-untyped-def]
+def all_products(queries: Any, items: Any, sums: Any) -> None:
     for panel in range(len(items)):
         for group in range(len(queries)):
             products(queries, group, items, panel, sums, panel * ITEMS)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.recommender import top_k, top_k_plain
+from model.top_k import top_k, top_k_plain
 
 
 def drawn(rows: int, count: int, *, levels: int | None = None, seed: int = 0) -> torch.Tensor:

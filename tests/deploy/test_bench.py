@@ -1,0 +1,74 @@
+"""What the benchmarks measure is the same work everywhere, and they report what they measured."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.bench import stream
+from deploy.bench.against import FOLDER, PEERS, write_model
+from deploy.bench.costs import Costs, measured
+from deploy.bench.stream import Found, StreamBench
+from deploy.children import Process
+from deploy.errors import BrokerError
+from deploy.settings import Settings
+from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.recommender import Recommender
+from model.vocabulary import Vocabulary
+
+ITEMS, K = 200, 10
+
+
+def test_peers_give_the_answers_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = GRU4RecSettings(embedding_size=16, hidden_sizes=(16,))
+    network = GRU4Rec.initialised(shape, ITEMS, torch.Generator().manual_seed(0))
+    item_ids = [f"i{row}" for row in range(ITEMS)]
+    write_model(network, item_ids, K, tmp_path / "model.npz")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("MODEL", "")
+    from gru import Gru  # noqa: PLC0415 - it is on the path from here on
+
+    peer, recommender = Gru(str(tmp_path / "model.npz")), Recommender(network, Vocabulary(item_ids), "v")
+    states, last, carried = np.zeros((1, 16), np.float32), np.array([-1]), None
+    for row in [5, 9, 5, 120]:
+        forward = recommender.forward(states, last, np.array([0]), np.array([row]), K)
+        items, scores, carried = peer.click(f"i{row}", carried)
+        assert items == [item_ids[best] for best in forward.top_rows[0]]
+        np.testing.assert_allclose(scores, forward.scores[0], rtol=1e-4, atol=1e-6)
+        states, last = forward.states, np.array([row])
+
+
+def test_every_peer_has_its_program() -> None:
+    assert sorted(PEERS) == ["bytewax", "faust", "quix"]
+    assert {path.name for path in FOLDER.glob("*.py")} == {"gru.py", "bytewax_flow.py", "faust_app.py", "quix_app.py"}
+
+
+def test_the_peers_want_a_real_kafka() -> None:
+    with pytest.raises(BrokerError, match="--broker kafka"):
+        stream.run(StreamBench(broker="embedded", against=("faust",)), Settings(), print)
+
+
+def test_costs_are_those_of_the_window(tmp_path: Path) -> None:
+    busy = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    answers = iter(range(1000))
+    with Process("busy", [sys.executable, "-c", busy], {}, tmp_path / "log") as process:
+        time.sleep(0.1)
+        costs = measured(process, lambda: next(answers), lambda count, _seconds: count >= 5)
+    assert costs.answers == 5
+    assert 0 < costs.cpu_s <= costs.seconds * 1.5
+    assert Costs(4, 2.0, 1.0).to_dict() == {"events_per_s": 2.0, "cpu_us_per_event": 250_000.0}
+
+
+def test_medians_and_multiples_are_of_the_same_run() -> None:
+    def found(ours: float, theirs: float) -> Found:
+        rates = {"events_per_s": 1.0, "latency_ms_p50": 1.0, "latency_ms_p99": 2.0}
+        return Found(rates | {"cpu_us_per_event": ours}, {"faust": {"events_per_s": 1.0, "cpu_us_per_event": theirs}})
+
+    asked = StreamBench(against=("faust",))
+    told = stream.summary(asked, [found(10, 100), found(20, 400), found(30, 900)])
+    assert (told["cpu_us_per_event"], told["spread"]["cpu_us_per_event"]) == (20, [10, 30])
+    assert (told["peers"]["faust"]["times_cpu"], told["peers"]["faust"]["cpu_us_per_event"]) == (20, 400)
+    assert "peers" not in stream.summary(StreamBench(), [found(1, 1)])
