@@ -7,12 +7,7 @@ from typing import Any
 
 def plot_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw Recall@20 and MRR@20 of each model with their intervals as a PNG; `rows` are those of `trainer.compare`."""
-    # Here and not above: drawing takes a second to import, and only this needs it.
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
+    plt = _pyplot()
     ordered = sorted(rows, key=lambda row: row["recall@20"])
     names = [row["model"] for row in ordered]
     figure, panels = plt.subplots(1, 2, sharey=True, figsize=(9, 1 + 0.4 * len(rows)), layout="constrained")
@@ -28,3 +23,33 @@ def plot_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_scoring(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw what a click's scoring costs against items and batch as a PNG; `rows` are those of `deploy.bench.score`."""
+    plt = _pyplot()
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(9, 4), layout="constrained")
+    largest, one = max(row["batch"] for row in rows), min(row["items"] for row in rows)
+    for panel, across, shown in (
+        (panels[0], "items", [row for row in rows if row["batch"] == largest]),
+        (panels[1], "batch", [row for row in rows if row["items"] == one]),
+    ):
+        for kind, colour in (("plain", "#b0703c"), ("packed", "#4878a8")):
+            costs = [row[f"{kind}_us"] for row in shown]
+            panel.loglog([row[across] for row in shown], costs, marker="o", color=colour, label=kind)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set(xlabel=f"items (batches of {largest:,} clicks)", ylabel="processor time a click, us")
+    panels[1].set(xlabel=f"clicks of a batch ({one:,} items)")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    # Here and not above: drawing takes a second to import, and only plots need it.
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    return plt

@@ -143,6 +143,11 @@ class PackedCatalogue:
         _rescore(asked, self.vectors, self.bias, lengths * self._error(), count, rows, scores)
         return Best(np.ascontiguousarray(rows[:, :count]), np.ascontiguousarray(scores[:, :count]), log_sums)
 
+    @property
+    def packed_bytes(self) -> int:
+        """What it takes in memory beside the vectors themselves."""
+        return self._items.nbytes + self._tiled_bias.nbytes
+
     def _error(self) -> float:
         """Return the largest error of the first stage for a query of length 1.
 

@@ -1,20 +1,37 @@
 """Measurements that users can repeat."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import click
 
+from deploy.bench import score as score_bench
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
 from deploy.bench.against import PEERS
+from deploy.bench.score import ScoreBench
 from deploy.bench.stream import StreamBench
 from deploy.bench.train import TrainBench
 from deploy.commands.options import json_option, notes, output, settings_with, show_json, table_of
 from deploy.local_broker import BROKER_KINDS
+from deploy.plots import plot_scoring
 from model.losses import LossName
 
 DEFAULTS = StreamBench()
 TRAIN = TrainBench()
+SCORE = ScoreBench()
+
+
+def _joined(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))
+
+
+def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) if size.strip().isdecimal() else 0 for size in text.split(","))
+    if min(sizes) < 1:
+        raise click.BadParameter(f"expected whole numbers above 0 with commas, got {text!r}")
+    return sizes
 
 
 @click.group()
@@ -72,6 +89,30 @@ def stream(
                 name, f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:,.1f}", f"{row['times_cpu']:.1f}"
             )
         output.print(table)
+
+
+@bench.command(epilog="Example: nextclick bench score --items 10000,1000000 --plot scoring.png")
+@click.option("--items", default=_joined(SCORE.items), show_default=True, callback=_sizes, help="With commas.")
+@click.option("--batches", default=_joined(SCORE.batches), show_default=True, callback=_sizes, help="With commas.")
+@click.option("--hidden", type=click.IntRange(min=1), default=SCORE.hidden, show_default=True, help="Width of vectors.")
+@click.option("--k", type=click.IntRange(min=1), default=SCORE.k, show_default=True, help="Items of an answer.")
+@click.option("--repeats", type=click.IntRange(min=1), default=SCORE.repeats, show_default=True, help="Turns of each.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the costs as this PNG.")
+@json_option
+def score(*, plot: Path | None, as_json: bool, **asked: Any) -> None:
+    """Measure finding the best of all items for a click, on one thread, beside the tensor library's way."""
+    found = score_bench.run(ScoreBench(**asked), lambda text: notes.print(f"{text} …", highlight=False))
+    if plot:
+        plot_scoring(found["rows"], plot)
+    if as_json:
+        show_json(found)
+        return
+    table = table_of("the best of all items", "items", "clicks at once", "us a click", "plainly, us", "x", "same items")
+    for row in found["rows"]:
+        sizes = (f"{row['items']:,}", f"{row['batch']:,}")
+        costs = (f"{row['packed_us']:,.1f}", f"{row['plain_us']:,.1f}", f"{row['times']:.1f}")
+        table.add_row(*sizes, *costs, f"{row['same_items']:.4f}")
+    output.print(table)
 
 
 @bench.command(epilog="Example: nextclick bench train --hidden 96 --batch 64 --samples 2048 --json")

@@ -18,6 +18,7 @@ from deploy.settings import Settings
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
+from tests.deploy.command_line import last_json, nextclick
 
 ITEMS, K = 200, 10
 
@@ -72,3 +73,21 @@ def test_medians_and_multiples_are_of_the_same_run() -> None:
     assert (told["cpu_us_per_event"], told["spread"]["cpu_us_per_event"]) == (20, [10, 30])
     assert (told["peers"]["faust"]["times_cpu"], told["peers"]["faust"]["cpu_us_per_event"]) == (20, 400)
     assert "peers" not in stream.summary(StreamBench(), [found(1, 1)])
+
+
+def test_scoring_is_measured_for_every_size_and_drawn(tmp_path: Path) -> None:
+    done = nextclick(
+        "bench", "score", "--items", "300,900", "--batches", "1,4", "--hidden", "8", "--repeats", "2",
+        "--plot", tmp_path / "scoring.png", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = last_json(done.stdout)
+    assert [(row["items"], row["batch"]) for row in found["rows"]] == [(300, 1), (300, 4), (900, 1), (900, 4)]
+    assert all(row["same_items"] == 1 and row["packed_us"] > 0 and row["plain_us"] > 0 for row in found["rows"])
+    assert (tmp_path / "scoring.png").stat().st_size > 1000
+
+
+def test_sizes_that_are_no_numbers_are_refused() -> None:
+    done = nextclick("bench", "score", "--items", "10,many")
+    assert done.exit_code == 2
+    assert "expected whole numbers above 0 with commas, got '10,many'" in " ".join(done.output.split())
