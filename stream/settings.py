@@ -29,7 +29,7 @@ class WorkerSettings(BaseModel):
     data_dir: Path = Field(Path("data/worker"), description="RocksDB state; one directory per process")
     instance_id: str | None = Field(None, description="static group member id (a StatefulSet's pod name)")
     top_k: Annotated[int, Ge(1), Le(255)] = Field(20, description="items per answer")
-    batch_cap: Annotated[int, Ge(1)] = Field(512, description="most clicks in one micro-batch")
+    batch_cap: Annotated[int, Ge(1)] = Field(1024, description="most clicks in one micro-batch")
     idle_ms: Annotated[int, Gt(0)] = Field(DEFAULT_IDLE_MS, description="event time after which a session ends (ms)")
     sweep_interval_s: Annotated[float, Gt(0)] = Field(60.0, description="seconds between sweeps of expired sessions")
     fetch_max_wait_ms: Annotated[int, Ge(1)] = Field(
