@@ -29,7 +29,7 @@ from model.compiling import (
     power_of_two,
     prefetch_row,
 )
-from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products, width
+from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products
 
 Rows = NDArray[np.int32]
 
@@ -119,7 +119,7 @@ class PackedCatalogue:
     def __init__(self, vectors: Tensor, bias: Tensor) -> None:
         self.vectors, self.bias = vectors.numpy(), bias.numpy()
         self._longest = float(torch.linalg.vector_norm(vectors, dim=1).max())
-        self._items = packed_items(_rounded(self.vectors, LARGEST / self._longest if self._longest else 0.0))
+        self._items = packed_items(self.vectors, LARGEST / self._longest if self._longest else 0.0)
         tiled = -(-len(vectors) // _ITEMS_PER_TILE) * _ITEMS_PER_TILE
         self._tiled_bias = np.full(tiled, -np.inf, dtype=np.float32)
         self._tiled_bias[: len(vectors)] = self.bias
@@ -136,7 +136,7 @@ class PackedCatalogue:
         log_sums = np.zeros(len(asked))
         for start in range(0, len(asked), _QUERIES_PER_BLOCK):
             block = slice(start, start + _QUERIES_PER_BLOCK)
-            packed = packed_queries(_rounded(asked[block], scale[block, None]))
+            packed = packed_queries(asked[block], scale[block])
             sums = np.empty((len(packed) * QUERIES, _ITEMS_PER_TILE), dtype=np.int32)
             found = rows[block], scores[block], log_sums[block]
             _search(packed, units[block], self._items, self._tiled_bias, sums, temper or 0.0, *found)
@@ -156,13 +156,6 @@ class PackedCatalogue:
         """
         moved = 0.5 * np.sqrt(self.vectors.shape[1]) / LARGEST + _LENGTH_ROUNDING
         return float(self._longest * moved * (2 + moved))
-
-
-def _rounded(rows: Floats, scale: Any) -> NDArray[np.int16]:
-    """Return rows as integers, int16 [n, D], D made even by a zero."""
-    whole = np.zeros((len(rows), width(rows.shape[1])), dtype=np.int16)
-    whole[:, : rows.shape[1]] = np.rint(rows * scale)
-    return whole
 
 
 @part

@@ -18,6 +18,10 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
+from model.compiling import Floats, compiled
+
+Integers = NDArray[np.int16]
+
 LARGEST = 32767
 """Of the integers; also the largest length of a row, so that no sum of products leaves 32 bits."""
 
@@ -34,26 +38,31 @@ _PAIRS = ir.VectorType(_INT16, 2 * _LANES)
 _WIDE = ir.VectorType(_INT32, 2 * _LANES)
 
 
-def width(values: int) -> int:
-    """Return how many values a packed row takes, for rows of so many: pairs are multiplied together."""
-    return values + values % 2
+def packed_items(vectors: Floats, scale: float) -> Integers:
+    """Return items, float32 [N, D], times the scale: [ceil(N / ITEMS), ceil(D / 2), ITEMS, 2]."""
+    return _packed(vectors, np.full(len(vectors), scale, dtype=np.float32), ITEMS)
 
 
-def packed_items(rows: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return item rows, int16 [N, D] with D even, as the product takes them: [ceil(N / ITEMS), D / 2, ITEMS, 2]."""
-    return _packed(rows, ITEMS)
+def packed_queries(vectors: Floats, scales: Floats) -> Integers:
+    """Return queries, float32 [C, D], times their scales, [C]: [ceil(C / QUERIES), ceil(D / 2), QUERIES, 2]."""
+    return _packed(vectors, scales, QUERIES)
 
 
-def packed_queries(rows: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return queries, int16 [C, D] with D even, as the product takes them: [ceil(C / QUERIES), D / 2, QUERIES, 2]."""
-    return _packed(rows, QUERIES)
+def _packed(vectors: Floats, scales: Floats, beside: int) -> Integers:
+    count, length = vectors.shape
+    packed = np.zeros((-(-count // beside), -(-length // 2), beside, 2), dtype=np.int16)
+    _round(vectors, scales, packed)
+    return packed
 
 
-def _packed(rows: NDArray[np.int16], beside: int) -> NDArray[np.int16]:
-    count, length = rows.shape
-    whole = np.zeros((-(-count // beside) * beside, length), dtype=np.int16)
-    whole[:count] = rows
-    return np.ascontiguousarray(whole.reshape(-1, beside, length // 2, 2).transpose(0, 2, 1, 3))
+@compiled
+def _round(vectors: Any, scales: Any, packed: Any) -> None:
+    """Write vectors times their scales, rounded, to where the product looks for them; what is left over stays zero."""
+    beside = packed.shape[2]
+    for row in range(len(vectors)):
+        lines = packed[row // beside]
+        for d in range(vectors.shape[1]):
+            lines[d // 2, row % beside, d % 2] = np.int16(np.rint(vectors[row, d] * scales[row]))
 
 
 @intrinsic

@@ -4,9 +4,12 @@ Shape letters: S sessions, C clicks of a micro-batch, K of them on known items.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.compiling import compiled
 
 
 @dataclass(frozen=True)
@@ -34,45 +37,46 @@ class Waves:
 
 
 def plan_waves(last_rows: NDArray[np.int64], slots: NDArray[np.int64], rows: NDArray[np.int64]) -> Waves:
-    """Arrange a micro-batch into waves, without a loop over clicks.
+    """Arrange a micro-batch into waves.
 
     Args:
         last_rows: int64 [S], row of each session's newest known item before the batch, -1 for none.
         slots: int64 [C], each click's session, in order of arrival.
         rows: int64 [C], each click's item, -1 for an unknown one.
     """
-    # Everything below is in this order: session by session, each in order of arrival.
-    by_session = np.argsort(slots, kind="stable")
-    slot, row = slots[by_session], rows[by_session]
-    position = np.arange(len(slots))
-    is_known = row >= 0
-    is_first = np.append(True, slot[1:] != slot[:-1])[: len(slot)]
-    is_last = np.append(is_first, True)[1:]
-    session_start = np.maximum.accumulate(np.where(is_first, position, 0))
+    clicks, before, bounds, after_click, after_all, last_row = _plan(last_rows, slots, rows)
+    return Waves(clicks, bounds.tolist(), before, after_click, after_all, last_row)
 
-    known_before = np.asarray(np.cumsum(is_known) - is_known, dtype=np.int64)
-    wave = known_before - known_before[session_start]
-    known = np.flatnonzero(is_known)
-    in_waves = known[np.argsort(wave[known], kind="stable")]
-    place = np.full(len(slots), -1, dtype=np.int64)
-    place[in_waves] = len(last_rows) + np.arange(len(in_waves))
 
-    # The newest known click of the same session, up to each click; the state before the batch where there is none.
-    newest = np.maximum.accumulate(np.where(is_known, position, -1))
-    has_known = newest >= session_start
-    after = np.where(has_known, place[newest], slot)
-    last_row = np.where(has_known, row[newest], last_rows[slot])
-    before = np.where(wave > 0, place[np.append(-1, newest)[:-1]], slot)
+@compiled
+def _plan(last_rows: Any, slots: Any, rows: Any) -> Any:
+    """Return the arrays of `Waves`, `bounds` too; of each wave, clicks stand in order of arrival."""
+    sessions, count = len(last_rows), len(slots)
+    played = np.zeros(sessions, dtype=np.int64)
+    wave = np.full(count, -1, dtype=np.int64)
+    of_wave = np.zeros(count + 1, dtype=np.int64)
+    waves, known = 0, 0
+    for c in range(count):
+        if rows[c] >= 0:
+            wave[c] = played[slots[c]]
+            played[slots[c]] += 1
+            of_wave[wave[c]] += 1
+            waves = max(waves, wave[c] + 1)
+            known += 1
+    bounds = np.zeros(waves + 1, dtype=np.int64)
+    for w in range(waves):
+        bounds[w + 1] = bounds[w] + of_wave[w]
 
-    after_all = np.arange(len(last_rows))
-    after_all[slot[is_last]] = after[is_last]
-    arrival = np.empty_like(position)
-    arrival[by_session] = position
-    return Waves(
-        clicks=by_session[in_waves],
-        bounds=[0, *np.cumsum(np.bincount(wave[in_waves])).tolist()],
-        before=before[in_waves],
-        after_click=after[arrival],
-        after_all=after_all,
-        last_row=last_row[arrival],
-    )
+    following = bounds.copy()
+    clicks, before = np.empty(known, dtype=np.int64), np.empty(known, dtype=np.int64)
+    after_click, last_row = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    place, newest = np.arange(sessions), last_rows.copy()
+    for c in range(count):
+        slot = slots[c]
+        if rows[c] >= 0:
+            k = following[wave[c]]
+            following[wave[c]] += 1
+            clicks[k], before[k] = c, place[slot]
+            place[slot], newest[slot] = sessions + k, rows[c]
+        after_click[c], last_row[c] = place[slot], newest[slot]
+    return clicks, before, bounds, after_click, place, last_row
