@@ -15,6 +15,7 @@ from types import FrameType
 import structlog
 
 from deploy.children import Process
+from deploy.errors import ChildError
 from deploy.settings import PREFIX, Settings
 
 WATCH_S = 0.2
@@ -33,7 +34,7 @@ def run_fleet(settings: Settings, processes: int) -> dict[str, int]:
         processes: How many.
 
     Raises:
-        ChildError: One has ended by itself; the others have been told to end too.
+        ChildError: One has ended by itself, and the others have been told to end too; or one did not end well.
     """
     told = threading.Event()
 
@@ -55,7 +56,9 @@ def run_fleet(settings: Settings, processes: int) -> dict[str, int]:
             for worker in workers:
                 worker.ask_to_end()
         ended = [worker.stop() for worker in workers]
-        counted = [json.loads(worker.log_tail()) for worker, status in zip(workers, ended, strict=True) if not status]
+        if any(ended):
+            raise ChildError(f"the workers were told to end, and did so with the statuses {ended}, where 0 is well")
+        counted = [json.loads(worker.log_tail()) for worker in workers]
     return {name: sum(one[name] for one in counted) for name in ("answers", "dead_letters")}
 
 

@@ -27,7 +27,6 @@ from deploy.errors import BrokerError, ChildError
 from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
 from deploy.observer import Observer
-from deploy.ports import free_port
 from deploy.replay import Pace, replay
 from deploy.settings import Settings
 from deploy.shop import Shop, ShopSettings
@@ -44,7 +43,6 @@ READY_DEADLINE_S = 120.0
 WINDOW = (0.25, 0.95)
 DRAIN_S = 3.0
 VERSION = "bench"
-CORES = [0]
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class StreamBench:
         partitions: Of the clicks topic.
         broker: `kafka` or `embedded`.
         companion: Whether the version has one, as those that are trained do.
+        processes: Workers side by side, on as many of the first cores.
         against: Other engines to measure on the same clicks, of `deploy.bench.against.PEERS`.
         peer_seconds: How long each of them is measured.
         seed: Of weights and clicks.
@@ -73,6 +72,7 @@ class StreamBench:
     partitions: int = 4
     broker: str = "kafka"
     companion: bool = True
+    processes: int = 1
     against: tuple[str, ...] = ()
     peer_seconds: float = 15.0
     seed: int = 0
@@ -115,7 +115,7 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         note(f"broker ({bench.broker}) and {bench.clicks:,} clicks")
         broker = stack.enter_context(start_broker(bench.broker, settings.topic_plan(), folder / "kafka"))
         if isinstance(broker, LocalKafka) and broker.pid:
-            _pin(broker.pid, _other_cores())
+            _pin(broker.pid, _other_cores(bench))
         connection = {"bootstrap.servers": broker.bootstrap}
         version = _version(bench, shop.item_ids, table)
         _publish(version, Registry(str(folder / "registry")), settings, connection)
@@ -129,7 +129,9 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         if python:
             write_model(version.network, shop.item_ids, settings.worker.top_k, folder / "model.npz")
             model, seconds = folder / "model.npz", bench.peer_seconds
-            site = Site(broker.bootstrap, settings.topics.clicks, bench.partitions, model, folder, CORES, seconds)
+            site = Site(
+                broker.bootstrap, settings.topics.clicks, bench.partitions, model, folder, _cores(bench)[:1], seconds
+            )
             for peer in bench.against:
                 note(peer)
                 peers[peer] = measure(peer, python, site).to_dict()
@@ -200,19 +202,19 @@ def _publish(version: ModelVersion, registry: Registry, settings: Settings, conn
 
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench) -> Child:
     return Child(
-        ["worker"],
+        ["worker", "--processes", str(bench.processes)],
         {
             "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
             "REGISTRY": str(folder / "registry"),
             "PARTITIONS": str(settings.partitions),
-            "HTTP__WORKER_PORT": str(free_port()),
+            "HTTP__WORKER_PORT": "0",
             "WORKER__DATA_DIR": str(folder / "worker"),
             "WORKER__BATCH_CAP": str(settings.worker.batch_cap),
             "WORKER__FETCH_MAX_WAIT_MS": "5" if bench.broker == "embedded" else "100",
             "LOG_FORMAT": "json",
         },
         folder / "worker.log",
-        cores=CORES,
+        cores=_cores(bench),
     )
 
 
@@ -248,9 +250,15 @@ def _latency(table: ClickTable, bench: StreamBench, settings: Settings, connecti
     return {"latency_ms_p50": p50, "latency_ms_p99": p99}
 
 
-def _other_cores() -> list[int]:
-    """Return the cores beside the worker's; the worker's own where there is no other."""
-    return list(range(1, os.cpu_count() or 1)) or [0]
+def _cores(bench: StreamBench) -> list[int]:
+    """Return the cores of the workers."""
+    return list(range(min(bench.processes, os.cpu_count() or 1)))
+
+
+def _other_cores(bench: StreamBench) -> list[int]:
+    """Return the cores beside the workers'; all where there is no other."""
+    every = range(os.cpu_count() or 1)
+    return sorted(set(every) - set(_cores(bench))) or list(every)
 
 
 def _pin(pid: int, cores: list[int]) -> None:

@@ -48,6 +48,7 @@ def bench() -> None:
 @click.option("--partitions", default=DEFAULTS.partitions, show_default=True, help="Of the clicks topic.")
 @click.option("--broker", type=click.Choice(BROKER_KINDS), default=DEFAULTS.broker, show_default=True)
 @click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Workers side by side.")
 @click.option("--against", is_flag=True, help="Measure Bytewax, Quix Streams and plain Faust on the same clicks too.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; medians are shown.")
 @json_option
@@ -59,16 +60,16 @@ def stream(
     seconds: float,
     partitions: int,
     broker: str,
+    processes: int,
     repeats: int,
     *,
     companion: bool,
     against: bool,
     as_json: bool,
 ) -> None:
-    """Measure a worker: clicks per second, processor time per click, latency. It runs on the first core alone."""
-    asked = StreamBench(
-        items, hidden, clicks, rate, seconds, partitions, broker, companion, tuple(PEERS) if against else ()
-    )
+    """Measure workers, a core each: clicks per second, processor time per click, latency."""
+    peers = tuple(PEERS) if against else ()
+    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion, processes, peers)
     settings = settings_with()
     runs = [
         stream_bench.run(asked, settings, lambda text: notes.print(f"{text} …", highlight=False))
@@ -79,7 +80,8 @@ def stream(
         show_json(found)
         return
     output.print(
-        f"{found['events_per_s']:,.0f} clicks/s on one core, {found['cpu_us_per_event']:.1f} us of it a click;"
+        f"{found['events_per_s']:,.0f} clicks/s on {processes} core{'s' * (processes > 1)},"
+        f" {found['cpu_us_per_event']:.1f} us of processor time a click;"
         f" at {rate:,.0f}/s latency p50 {found['latency_ms_p50']:.1f} ms, p99 {found['latency_ms_p99']:.1f} ms"
     )
     if against:

@@ -1,5 +1,6 @@
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.children import Child
+from deploy.children import Child, Process
 from deploy.errors import ChildError
 from tests.deploy.command_line import DEADLINE_S, PREFIX
 
@@ -92,3 +93,11 @@ def test_a_killed_child_says_by_which_signal(tmp_path: Path) -> None:
 
     assert child.kill() == -signal.SIGKILL
     assert child.stop() == -signal.SIGKILL
+
+
+def test_processor_time_is_that_of_its_children_too(stack: ExitStack, tmp_path: Path) -> None:
+    # Busy until its parent is gone.
+    busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])"
+    process = stack.enter_context(Process("parent", [sys.executable, "-c", parent], {}, tmp_path / "log"))
+    wait_until(lambda: process.cpu_s() > 0.5)  # the parent alone uses a tenth of that
