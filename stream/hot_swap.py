@@ -27,6 +27,7 @@ from model.errors import (
 )
 from model.recommender import Played, Recommender
 from model.registry import Registry
+from stream.json_arrays import items_as_json, scores_as_json
 from stream.metrics import WorkerMetrics
 
 RETRY_S = (1.0, 30.0)
@@ -83,6 +84,10 @@ def _warm_up(recommender: Recommender, top_k: int) -> None:
         forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k, played=played)
         if not (np.isfinite(forward.scores).all() and np.isfinite(forward.states).all()):
             raise DamagedVersionError(recommender.version, "non-finite", "its answers to a warm-up are not finite")
+        # What answers are written from is worked out when it is first asked for: here, and not under the first click.
+        vocabulary = recommender.vocabulary
+        _ = items_as_json(forward.top_rows, vocabulary.json_ids), scores_as_json(forward.scores)
+        _ = vocabulary.fingerprints
 
 
 class HotSwap:

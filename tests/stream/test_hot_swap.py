@@ -51,6 +51,16 @@ async def test_an_announced_version_is_swapped_in_with_its_own_weights_and_items
 
 
 @on_a_loop
+async def test_what_answers_are_written_from_is_there_before_the_first_click(
+    embedded_kafka: EmbeddedKafka, registry: Registry
+) -> None:
+    Announcer(embedded_kafka).announce(write_version(registry, "v1"))
+    async with following(embedded_kafka, registry) as worker:
+        assert worker.swap.recommender is not None
+        assert {"json_ids", "fingerprints"} <= vars(worker.swap.recommender.vocabulary).keys()
+
+
+@on_a_loop
 async def test_metrics_name_the_serving_version_alone_and_its_age(
     embedded_kafka: EmbeddedKafka, registry: Registry
 ) -> None:
