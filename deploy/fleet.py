@@ -44,7 +44,8 @@ def run_fleet(settings: Settings, processes: int) -> dict[str, int]:
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, end)
     with tempfile.TemporaryDirectory(prefix="nextclick-fleet-") as folder, ExitStack() as stack:
-        workers = [_worker(settings, place, Path(folder)) for place in range(processes)]
+        ports = worker_ports(settings, processes)
+        workers = [_worker(settings, place, port, Path(folder)) for place, port in enumerate(ports)]
         for worker in workers:
             stack.enter_context(worker)
         log.info("workers start", processes=processes)
@@ -62,11 +63,11 @@ def run_fleet(settings: Settings, processes: int) -> dict[str, int]:
     return {name: sum(one[name] for one in counted) for name in ("answers", "dead_letters")}
 
 
-def _worker(settings: Settings, place: int, folder: Path) -> Process:
+def _worker(settings: Settings, place: int, port: int, folder: Path) -> Process:
     own = {
         "WORKER__DATA_DIR": settings.worker.data_dir / str(place),
         "WORKER__INSTANCE_ID": f"{settings.worker.instance_id or socket.gethostname()}-{place}",
-        "HTTP__WORKER_PORT": worker_ports(settings, place + 1)[place],
+        "HTTP__WORKER_PORT": port,
         "KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "REGISTRY": settings.registry,
     }

@@ -31,8 +31,6 @@ from model.compiling import (
 )
 from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products
 
-Rows = NDArray[np.int32]
-
 _MORE = 8  # items kept beyond k: the bound on the error seldom takes in more than two
 # Sums of a block of queries and a tile of items stay in the second cache, with the queries.
 _QUERIES_PER_BLOCK = 20 * 12
@@ -52,7 +50,7 @@ class Best:
             far off as one score of the first stage is, and in the mean over many items a hundred times nearer.
     """
 
-    rows: Rows
+    rows: NDArray[np.int32]
     scores: Floats
     log_sums: NDArray[np.float64]
 

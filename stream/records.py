@@ -119,11 +119,6 @@ _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Recommendation)
 
 
-def encode_recommendation(recommendation: Recommendation) -> bytes:
-    """Return the JSON bytes of `recommendation`."""
-    return _ENCODER.encode(recommendation)
-
-
 def compose_answer(
     record: SourceRecord, click: Click, *, items: bytes, scores: bytes, version: str, generated_at: int
 ) -> Answer:

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 
@@ -13,7 +14,7 @@ from deploy.errors import ReplayError
 from deploy.local_kafka import LocalKafka
 from deploy.replay import Pace, replay
 from model.clicks import Click, ClickTable, decode_click
-from stream.records import AnsweredClick, Recommendation, encode_recommendation
+from stream.records import AnsweredClick, Recommendation
 from tests.brokers import read_records
 from tests.deploy.command_line import last_json, nextclick, running, write_csv
 from tests.deploy.conftest import Site
@@ -83,7 +84,7 @@ def produce_answers(site: Site, count: int, *, session: str = "s") -> None:
     for offset in range(count):
         click = AnsweredClick(partition=0, offset=offset, item_id=f"i{offset}", timestamp=0)
         answer = Recommendation(session, ["[/x]", "j"], [2.0, 1.0], "v1", click, 0)
-        producer.produce(site.topic, encode_recommendation(answer), session, partition=0)
+        producer.produce(site.topic, msgspec.json.encode(answer), session, partition=0)
     assert producer.flush(10) == 0
 
 

@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.observer import RANK_EVERY_CLICKS, Observer, Scoreboard
-from stream.records import AnsweredClick, Recommendation, encode_recommendation
+from stream.records import AnsweredClick, Recommendation
 from stream.settings import Topics
 
 IDLE_MS = 1_000
@@ -175,13 +175,13 @@ def test_an_observer_hears_what_comes_after_its_start_and_nothing_before() -> No
     topics = dict.fromkeys((TOPICS.clicks, TOPICS.recommendations, TOPICS.dead_letters), 2)
     with EmbeddedKafka(topics) as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
-        producer.produce(TOPICS.recommendations, encode_recommendation(answer(0, "before")), b"s", partition=1)
+        producer.produce(TOPICS.recommendations, msgspec.json.encode(answer(0, "before")), b"s", partition=1)
         producer.flush(10)
         observer = Observer({"bootstrap.servers": broker.bootstrap}, TOPICS, IDLE_MS)
         observer.start()
         producer.produce(TOPICS.clicks, b"click", b"s", partition=1)
-        producer.produce(TOPICS.recommendations, encode_recommendation(answer(0, "b", ["c"], partition=1)), b"s", 1)
-        producer.produce(TOPICS.recommendations, encode_recommendation(answer(1, "c", partition=1)), b"s", 1)
+        producer.produce(TOPICS.recommendations, msgspec.json.encode(answer(0, "b", ["c"], partition=1)), b"s", 1)
+        producer.produce(TOPICS.recommendations, msgspec.json.encode(answer(1, "c", partition=1)), b"s", 1)
         producer.produce(TOPICS.dead_letters, b"junk", b"s", partition=0)
         producer.flush(10)
         deadline_s = time.monotonic() + 20
