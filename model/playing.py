@@ -90,7 +90,7 @@ class _Layer:
     def __init__(self, network: GRU4Rec, layer: int) -> None:
         parameters, settings = network.parameters, network.settings
         self.width = settings.hidden_sizes[layer]
-        self._bias = parameters[f"gru.{layer}.bias"]
+        self._bias = parameters[f"gru.{layer}.bias"].numpy()
         # One-hot input is its own projection.
         is_projected = layer == 0 and settings.item_input == "one_hot"
         self._input_weight = None if is_projected else parameters[f"gru.{layer}.input_weight"]
@@ -98,52 +98,53 @@ class _Layer:
         self._candidate_weight = parameters[f"gru.{layer}.candidate_weight"]
 
     def projected(self, x: Tensor) -> Tensor:
-        """Return x W + b, float32 [B, 3H]."""
-        return x + self._bias if self._input_weight is None else torch.addmm(self._bias, x, self._input_weight)
+        """Return x W, float32 [B, 3H], which `advance` changes; one-hot input is that itself."""
+        return x if self._input_weight is None else x @ self._input_weight
 
-    def advance(
-        self, projected: Tensor, hidden: Floats, before: NDArray[np.int64], first: int, after: Floats
-    ) -> Tensor:
+    def advance(self, gates: Tensor, hidden: Floats, before: NDArray[np.int64], first: int, after: Floats) -> Tensor:
         """Write h' to columns `first` on of `after` [B, W] and return it, float32 [B, H].
 
         Args:
-            projected: float32 [B, 3H], changed.
+            gates: `projected`, float32 [B, 3H], changed.
             hidden: float32 [S + K, W].
             before: int64 [B], rows of `hidden` that the clicks start from.
             first: Where the layer's part of a state begins.
             after: float32 [B, W].
         """
         h = torch.from_numpy(hidden[before, first : first + self.width])
-        recurrent = h @ self._recurrent_weight
         reset_h = torch.empty_like(h)
-        _open_gates(projected.numpy(), recurrent.numpy(), h.numpy(), reset_h.numpy())
-        candidate = reset_h @ self._candidate_weight
-        _close_gates(projected.numpy(), candidate.numpy(), h.numpy(), first, after)
+        gates[:, : 2 * self.width].addmm_(h, self._recurrent_weight)
+        open_gates(self._bias, gates.numpy(), h.numpy(), reset_h.numpy())
+        gates[:, 2 * self.width :].addmm_(reset_h, self._candidate_weight)
+        _close_gates(self._bias, gates.numpy(), h.numpy(), first, after)
         return h
 
 
 @compiled
-def _open_gates(gates: Any, recurrent: Any, h: Any, reset_h: Any) -> None:
-    """Turn the first two thirds of x W + b, [B, 3H], into z and r, and write r * h."""
+def open_gates(bias: Floats, gates: Floats, h: Floats, reset_h: Floats) -> None:
+    """Turn the projections [B, 3H] into z and r, and write r * h, with h [B, H].
+
+    `gates` holds x W_z + h U_z, x W_r + h U_r and x W, without the biases; the last third is left to `close_gates`.
+    """
     width = h.shape[1]
     for i in range(len(h)):
         for j in range(2 * width):
-            gates[i, j] = sigmoid(gates[i, j] + recurrent[i, j])
-        reset = gates[i, width : 2 * width]
+            gates[i, j] = sigmoid(gates[i, j] + bias[j])
         for j in range(width):
-            reset_h[i, j] = reset[j] * h[i, j]
+            reset_h[i, j] = gates[i, width + j] * h[i, j]
 
 
 @compiled
-def _close_gates(gates: Any, candidate: Any, h: Any, first: int, after: Any) -> None:
-    """Turn h into h' = h + z (c - h) with c = tanh(x W + b + (r * h) U), and write it to the states after."""
+def _close_gates(bias: Any, gates: Any, h: Any, first: int, after: Any) -> None:
+    """Turn h into h' = h + z (c - h), with c from the last third of `gates`, and write it to the states after."""
     width = h.shape[1]
     for i in range(len(h)):
-        projected, written = gates[i, 2 * width :], after[i, first : first + width]
+        candidate, candidate_bias = gates[i, 2 * width :], bias[2 * width :]
+        written = after[i, first : first + width]
         for j in range(width):
-            candidate[i, j] = tanh(projected[j] + candidate[i, j])
+            candidate[j] = tanh(candidate[j] + candidate_bias[j])
         for j in range(width):
-            h[i, j] += gates[i, j] * (candidate[i, j] - h[i, j])
+            h[i, j] += gates[i, j] * (candidate[j] - h[i, j])
         for j in range(width):
             written[j] = h[i, j]
 

@@ -14,6 +14,7 @@ from model.batches import Step
 from model.compiling import Floats
 from model.gru4rec import GRU4Rec
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
+from model.playing import open_gates
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense
 
@@ -167,7 +168,7 @@ class LayerViews:
         layer, gates, h = self._layer, self.gates.array, self.h.array
         gru.take_state(state, layer.first, lanes, resets, h)
         torch.addmm(self._zr, self.h.tensor, layer.recurrent.tensor, out=self._zr)
-        gru.open_gates(layer.bias.array, gates, h, self.reset_h.array)
+        open_gates(layer.bias.array, gates, h, self.reset_h.array)
         torch.addmm(self._c, self.reset_h.tensor, layer.candidate.tensor, out=self._c)
         gru.close_gates(state, layer.first, lanes, layer.bias.array, gates, h, self.mask.array, self.output.array)
 
