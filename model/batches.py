@@ -24,6 +24,7 @@ class Step:
         inputs: int64 [m], the clicked item.
         targets: int64 [m], the item clicked next.
         resets: bool [m], whether the transition is the first of its session, so that its state starts from zero.
+        learned: bool [m], whether the target is to be learned; the other transitions only carry the state on.
         bounds: int64 [M + 1]; the transitions of its moment t are those from bounds[t] to bounds[t + 1].
     """
 
@@ -31,6 +32,7 @@ class Step:
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     resets: NDArray[np.bool_]
+    learned: NDArray[np.bool_]
     bounds: NDArray[np.int64]
 
     @property
@@ -40,12 +42,12 @@ class Step:
 
     @property
     def sessions(self) -> NDArray[np.int64]:
-        """Which of the mini-batch's sessions each transition is of, counted from 0: int64 [m]."""
+        """Which of the mini-batch's sessions each learned transition is of, counted from 0: int64 [learned ones]."""
         by_lane = np.argsort(self.lanes, kind="stable")
         begins = self.resets[by_lane] | (np.diff(self.lanes[by_lane], prepend=-1) != 0)
         found = np.empty(len(self.lanes), dtype=np.int64)
         found[by_lane] = np.cumsum(begins) - 1
-        return found
+        return np.unique(found[self.learned], return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Schedule:
         inputs: int64 [n].
         targets: int64 [n].
         resets: bool [n].
+        learned: bool [n].
     """
 
     batch_size: int
@@ -69,6 +72,7 @@ class Schedule:
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     resets: NDArray[np.bool_]
+    learned: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(range(0, len(self.offsets) - 1, self.moments_per_step))
@@ -83,13 +87,22 @@ class Schedule:
         first = index * self.moments_per_step
         bounds = self.offsets[first : first + self.moments_per_step + 1]
         which = slice(bounds[0], bounds[-1])
-        return Step(self.lanes[which], self.inputs[which], self.targets[which], self.resets[which], bounds - bounds[0])
+        return Step(
+            lanes=self.lanes[which],
+            inputs=self.inputs[which],
+            targets=self.targets[which],
+            resets=self.resets[which],
+            learned=self.learned[which],
+            bounds=bounds - bounds[0],
+        )
 
     def __iter__(self) -> Iterator[Step]:
         return map(self.step, range(len(self)))
 
 
-def session_parallel(sessions: Sessions, batch_size: int, moments_per_step: int = 1) -> Schedule:
+def session_parallel(
+    sessions: Sessions, batch_size: int, moments_per_step: int = 1, learned: NDArray[np.bool_] | None = None
+) -> Schedule:
     """Arrange sessions into mini-batches of at most `batch_size` lanes.
 
     Sessions are begun in the order given; a lane that ends one begins the next at the following moment. Every
@@ -100,6 +113,8 @@ def session_parallel(sessions: Sessions, batch_size: int, moments_per_step: int 
         sessions: Their items may be rows or codes; they are copied as they are.
         batch_size: Number of lanes, at least 1.
         moments_per_step: Moments that make a mini-batch, at least 1.
+        learned: bool [n], one for each of `sessions.items`, false for clicks that are here only because later ones
+            follow them; by default all true.
     """
     transitions = sessions.lengths - 1
     playing = np.flatnonzero(transitions > 0)
@@ -120,6 +135,7 @@ def session_parallel(sessions: Sessions, batch_size: int, moments_per_step: int 
         inputs=sessions.items[place],
         targets=sessions.items[place + 1],
         resets=within[order] == 0,
+        learned=np.ones(total, dtype=np.bool_) if learned is None else learned[place + 1],
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
-from model.compiling import Floats
+from model.compiling import Floats, Ints
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.optimizer import ACCUMULATOR, SparseAdagrad
 from trainer.candidates import click_counts, log_expected
@@ -118,8 +118,9 @@ class FastStep:
 
     def __call__(self, step: Step) -> Tensor:
         """Train on one mini-batch; returns its loss, a scalar that the next call overwrites."""
-        count = len(step.inputs)
-        candidates, used = self._gather(step)
+        count, is_whole = len(step.inputs), bool(step.learned.all())
+        targets = step.targets if is_whole else step.targets[step.learned]
+        candidates, used = self._gather(step.inputs, targets)
         x = self._x.first(count)
         self._drop(x_mask := self._x_mask.first(count).array, count)
         rows.enter(self._vectors.array, self._places, x_mask, x.array)
@@ -127,18 +128,24 @@ class FastStep:
         for layer in self._layers:
             inputs.append(layer.forward(inputs[-1], self._state, step))
         query = self._add_trace(inputs.pop(), x.array, step) if self._shape.skip else inputs.pop()
-        d_query = d_output = self._score(query, step, candidates)
+        if not len(targets):
+            return torch.zeros(())
+        if is_whole:
+            d_query = d_output = self._score(query, step, candidates)
+        else:
+            d_query = d_output = np.zeros((count, query.shape[1]), dtype=np.float32)
+            d_query[step.learned] = self._score(query[torch.from_numpy(step.learned)], step, candidates)
         for layer in reversed(self._layers):
             d_output = layer.backward(d_output, inputs.pop(), step)
         self._leave(d_output, d_query, step, candidates, used)
         self._update(used)
         return self._loss.tensor[0]
 
-    def _gather(self, step: Step) -> tuple[int, int]:
+    def _gather(self, inputs: Ints, targets: Ints) -> tuple[int, int]:
         """Copy the distinct rows of a mini-batch; returns C and U."""
         samples = self._sampler.sample()
         candidates, used = rows.distinct_rows(
-            step.inputs, step.targets, samples, self._slots, self._base, self._rows, self._weights, self._places
+            inputs, targets, samples, self._slots, self._base, self._rows, self._weights, self._places
         )
         self._base += used
         tables, corrections = (self._table, self._bias, self._log_q), (self._shift, self._restored)
@@ -179,7 +186,7 @@ class FastStep:
             rows.from_length(gradient, used, 1.0, self._vectors.array, self._lengths)
 
     def _score(self, query: Tensor, step: Step, candidates: int) -> Floats:
-        """Score the candidates, and return the gradient of the queries, [B, D]; that of the candidates is kept."""
+        """Score the candidates; return the gradient of the learned transitions' queries, keep that of the candidates."""
         count, vectors, scale = len(query), self._vectors.tensor[:candidates], self._shape.cosine_scale
         targets = self._places[1, :count]
         sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions

@@ -39,7 +39,7 @@ class TrainReport:
 
     Attributes:
         loss: Mean over the mini-batches of the last epoch.
-        clicks: Transitions trained on, each epoch counted.
+        clicks: Transitions learned from, each epoch counted.
         seconds: Wall time.
         is_complete: False where it was told to stop before the end.
     """
@@ -57,7 +57,7 @@ class TrainReport:
 
     @property
     def clicks_per_second(self) -> float:
-        """Transitions trained on in a second."""
+        """Transitions learned from in a second."""
         return self.clicks / self.seconds if self.seconds else 0.0
 
 
@@ -69,10 +69,11 @@ class Rows:
         distinct: int64 [U], each once; where the input is shared, those of the inputs too.
         distinct_inputs: int64 [I], each once; `distinct` itself where the input is shared.
         inputs: int64 [B], places in `distinct_inputs`.
-        candidates: int64 [C], places in `distinct`: the targets, then the samples.
+        candidates: int64 [C], places in `distinct`: the L targets, then the samples.
         lanes: int64 [B]
         resets: int64 [B], 1 where the state starts from zero.
-        sessions: int64 [B], which of the mini-batch's sessions each is of, from 0; empty where it is not asked for.
+        learned: int64 [L], which of the mini-batch's transitions have a target among the candidates.
+        sessions: int64 [L], which of the mini-batch's sessions each of those is of; empty where it is not asked for.
         moments: Where each moment of the mini-batch begins and ends.
     """
 
@@ -82,6 +83,7 @@ class Rows:
     candidates: Tensor
     lanes: Tensor
     resets: Tensor
+    learned: Tensor
     sessions: Tensor
     moments: list[tuple[int, int]]
 
@@ -94,6 +96,7 @@ def train(
     *,
     epochs: int,
     generator: torch.Generator,
+    learned: NDArray[np.bool_] | None = None,
     should_stop: ShouldStop = lambda: False,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> TrainReport:
@@ -106,13 +109,15 @@ def train(
         settings: The recipe.
         epochs: Passes over the sessions.
         generator: On the CPU; source of every random choice.
+        learned: bool, one for each of `sessions.items`, false for those that only lead up to others; by default all
+            true.
         should_stop: Asked before every mini-batch.
         on_progress: Told now and then how many of how many mini-batches are done.
 
     Raises:
         TrainingDivergedError: The loss or a weight is not finite; the network is useless now.
     """
-    schedule = session_parallel(sessions, settings.batch_size, settings.backprop_steps)
+    schedule = session_parallel(sessions, settings.batch_size, settings.backprop_steps, learned)
     average = WeightAverage.of(network, settings)
     step_of = choose_step(network, optimizer, sessions, settings, generator)
     started_s, clicks, total = time.perf_counter(), 0, len(schedule) * epochs
@@ -125,7 +130,7 @@ def train(
                 break
             loss += step_of(step)
             average.note_step()
-            clicks += len(step.inputs)
+            clicks += int(np.count_nonzero(step.learned))
             if done % _CHECK_EVERY_STEPS == 0:
                 _require_finite_loss(loss)
                 on_progress(done, total)
@@ -212,9 +217,12 @@ class TrainingStep:
         rows = self._rows(step)
         used = {name: rows.distinct_inputs if name == self._input_table else rows.distinct for name in self._tables}
         leaves = {name: table.index_select(0, used[name]).requires_grad_() for name, table in self._tables.items()}
+        if not len(rows.learned):
+            with torch.no_grad():
+                return self.loss(leaves, rows)
         loss = self.loss(leaves, rows)
         # The loss is a mean over the mini-batch. Undone, so that the small ones at the end weigh no more per click.
-        scaled = loss * (len(step.inputs) / self._settings.step_transitions)
+        scaled = loss * (len(rows.learned) / self._settings.step_transitions)
         gradients = torch.autograd.grad(scaled, [*leaves.values(), *self._dense.values()])
         for (name, table), gradient in zip(self._tables.items(), gradients, strict=False):
             self._optimizer.update_rows(name, table, used[name], gradient)
@@ -223,7 +231,7 @@ class TrainingStep:
         return loss.detach()
 
     def loss(self, leaves: dict[str, Tensor], rows: Rows) -> Tensor:
-        """Advance the carried states by one click and return the loss of guessing the next.
+        """Advance the carried states by the clicks and return the loss of guessing the learned targets, 0 without any.
 
         Args:
             leaves: The gathered rows of the item tables by the parameter's name: [I, E] of the one that is taken in,
@@ -235,6 +243,10 @@ class TrainingStep:
         x = self._dropped(x, rate=self._input_dropout)
         drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
         query = self._network.query(self._advance(x, rows, drop_hidden), x, drop_hidden)
+        if not len(rows.learned):
+            return query.new_zeros(())
+        if len(rows.learned) < len(query):
+            query = query.index_select(0, rows.learned)
         scores = self._network.activated(self._scores(query, leaves, rows))
         log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
         if log_q is not None and not settings.logq_target:
@@ -242,7 +254,7 @@ class TrainingStep:
         return self._loss(scores, log_q, excluded=self._of_own_session(rows))
 
     def _of_own_session(self, rows: Rows) -> Tensor | None:
-        """Return which candidates are other targets of a row's session, bool [B, C], where those are to be spared."""
+        """Return which candidates are other targets of a row's session, bool [L, C], where those are to be spared."""
         if self._settings.own_session_negatives:
             return None
         targets = rows.candidates[: len(rows.sessions)]
@@ -279,17 +291,22 @@ class TrainingStep:
         """Find the distinct rows of a mini-batch on the CPU, and bring all indices to the device in one copy."""
         count = len(step.inputs)
         samples = self._sampler.sample(self._settings.negative_samples).numpy()
-        sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions
+        learned = np.flatnonzero(step.learned)
+        targets = step.targets[learned]
+        carried = [step.lanes, step.resets, learned, self._sessions(step)]
         if not self._has_own_input:
-            found, places = self._distinct(np.concatenate([step.inputs, step.targets, samples]))
-            columns = [found, places[:count], places[count:], step.lanes, step.resets, sessions]
+            found, places = self._distinct(np.concatenate([step.inputs, targets, samples]))
+            columns = [found, places[:count], places[count:], *carried]
         else:
-            found, places = self._distinct(np.concatenate([step.targets, samples]))
-            columns = [found, *self._distinct(step.inputs), places, step.lanes, step.resets, sessions]
+            found, places = self._distinct(np.concatenate([targets, samples]))
+            columns = [found, *self._distinct(step.inputs), places, *carried]
         packed = torch.from_numpy(np.concatenate(columns)).to(self.device, non_blocking=True)
         distinct, *others = torch.split(packed, [len(column) for column in columns])
-        own, inputs, candidates, lanes, resets, of_session = others if self._has_own_input else (distinct, *others)
-        return Rows(distinct, own, inputs, candidates, lanes, resets, of_session, step.moments)
+        own, inputs, candidates, lanes, resets, learns, of = others if self._has_own_input else (distinct, *others)
+        return Rows(distinct, own, inputs, candidates, lanes, resets, learns, of, step.moments)
+
+    def _sessions(self, step: Step) -> NDArray[np.int64]:
+        return step.inputs[:0] if self._settings.own_session_negatives else step.sessions
 
     def _distinct(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the distinct rows among those wanted, int64 [U], and each one's place there."""

@@ -72,6 +72,24 @@ def test_sessions_begin_in_their_order(lengths: list[int], batch_size: int) -> N
     assert schedule.inputs[schedule.resets].tolist() == first_items
 
 
+@given(lengths=lengths_lists, batch_size=batch_sizes, moments=st.integers(1, 5), data=st.data())
+def test_what_only_leads_up_is_played_and_not_learned(
+    lengths: list[int], batch_size: int, moments: int, data: st.DataObject
+) -> None:
+    sessions = sessions_of(lengths)
+    learned = np.array([data.draw(st.booleans()) for _ in sessions.items], dtype=np.bool_)
+    wanted = dict(zip(sessions.items.tolist(), learned.tolist(), strict=True))
+    whole = session_parallel(sessions, batch_size, moments)
+    schedule = session_parallel(sessions, batch_size, moments, learned)
+    assert np.array_equal(schedule.targets, whole.targets)
+    assert schedule.learned.tolist() == [wanted[item] for item in schedule.targets.tolist()]
+    session_of = dict(zip(sessions.items.tolist(), np.repeat(np.arange(len(lengths)), lengths).tolist(), strict=True))
+    for step in schedule:
+        true = np.array([session_of[item] for item in step.inputs[step.learned].tolist()], dtype=np.int64)
+        assert np.array_equal(step.sessions[:, None] == step.sessions, true[:, None] == true)
+        assert set(step.sessions.tolist()) == set(range(len(set(true.tolist()))))
+
+
 def test_fewer_sessions_than_lanes_still_play() -> None:
     schedule = session_parallel(sessions_of([3, 2]), 100)
     assert [step.targets.tolist() for step in schedule] == [[1001, 1004], [1002]]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.batches import Step, session_parallel
-from model.clicks import Sessions, sessionise
+from model.clicks import Click, Sessions, sessionise
 from model.gru4rec import GRU4Rec
 from model.losses import LOSSES
 from model.negatives import PopularitySampler
@@ -72,6 +72,25 @@ def test_cyclic_sessions_are_learnt_perfectly_whatever_the_shape_and_the_loss(ch
 def test_cyclic_sessions_are_learnt_perfectly_on_a_gpu() -> None:
     sessions = sessionise(table_of(cyclic_clicks("ABC", sessions=200)))
     assert recall_at_1(learn(sessions, SMALL, items=3, device="cuda"), sessions) == 1.0
+
+
+@pytest.mark.parametrize("reset_gate", ["before", "after"], ids=["fast step", "plain step"])
+def test_what_only_leads_up_to_others_is_not_learned(reset_gate: str) -> None:
+    """Every session is A B C; only the step to C is learned, from the state after A and B."""
+    settings = SMALL.model_copy(update={"reset_gate": reset_gate})
+    sessions = sessionise(table_of(Click(f"s{number}", item, number) for number in range(200) for item in "ABC"))
+    network = GRU4Rec.initialised(settings.network(), 3, torch.Generator().manual_seed(0))
+    learned = np.tile([True, False, True], 200)
+    report = train(
+        network, SparseAdagrad(0.1), sessions, settings, epochs=8, generator=torch.Generator(), learned=learned
+    )
+    assert report.clicks == 8 * 200
+    ranked = {
+        place: NetworkScorer(network).next_click_ranks(sessions, np.tile(np.arange(3) == place, 200), "conservative")
+        for place in (1, 2)
+    }
+    assert (ranked[2] == 1).all()
+    assert (ranked[1] != 1).all()
 
 
 def test_shuffled_sessions_stay_at_chance() -> None:
