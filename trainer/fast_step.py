@@ -186,7 +186,7 @@ class FastStep:
             rows.from_length(gradient, used, 1.0, self._vectors.array, self._lengths)
 
     def _score(self, query: Tensor, step: Step, candidates: int) -> Floats:
-        """Score the candidates; return the gradient of the learned transitions' queries, keep that of the candidates."""
+        """Score the candidates; return the gradient of the learned ones' queries and keep the candidates'."""
         count, vectors, scale = len(query), self._vectors.tensor[:candidates], self._shape.cosine_scale
         targets = self._places[1, :count]
         sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions
