@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from model.clicks import Sessions
 from model.companion import Companion, Mixing
@@ -12,6 +11,7 @@ from model.registry import ModelVersion
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.learner import Learner
 from trainer.mixing_fit import fit_mixing
+from trainer.selection import Lesson
 from trainer.settings import TrainerSettings
 
 NEWEST_SHARE = 0.05
@@ -79,13 +79,7 @@ def train_anew(
 
 
 def count_new(
-    parent: ModelVersion,
-    learner: Learner,
-    sessions: Sessions,
-    is_new: NDArray[np.bool_],
-    *,
-    age_ms: int,
-    half_life_days: float,
+    parent: ModelVersion, learner: Learner, lesson: Lesson, *, age_ms: int, half_life_days: float
 ) -> Companion | None:
     """Add a round's new clicks to what a learner has counted; returns the companion of its version, if one is wanted.
 
@@ -94,8 +88,7 @@ def count_new(
     Args:
         parent: What the learner was grown from.
         learner: Its counts change.
-        sessions: Of the learner's rows.
-        is_new: bool, one for each of `sessions.items`: whether the parent's counts lack it.
+        lesson: Of the learner's rows.
         age_ms: Time since the parent was made.
         half_life_days: Age at which what the parent counted is worth half.
     """
@@ -107,11 +100,18 @@ def count_new(
         mixing = fit_mixing(
             network,
             parent.companion.neighbours,
-            sessions,
-            counted=is_new,
+            lesson.sessions,
+            counted=lesson.is_new,
             most_cases=ROUND_CASES,
             start=parent.companion.mixing,
         ).mixing
     learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * _DAY_MS)))
-    learner.transitions.add(sessions, is_new)
+    return count(learner, lesson, mixing)
+
+
+def count(learner: Learner, lesson: Lesson, mixing: Mixing) -> Companion | None:
+    """Add a lesson's new clicks to what a learner has counted; returns its companion, if one is wanted."""
+    if learner.transitions is None:
+        return None
+    learner.transitions.add(lesson.sessions, lesson.is_new)
     return Companion(learner.transitions.neighbours(), mixing)

@@ -19,13 +19,13 @@ from model.clicks import Sessions
 from model.compiling import Floats, Ints
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.optimizer import ACCUMULATOR, SparseAdagrad
-from trainer.candidates import click_counts, log_expected
 from trainer.fast_layer import Buffer, Layer, optimizer_state
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values
 from trainer.kernels.chance import fill_dropout_mask
 from trainer.kernels.cross_entropy import cross_entropy
+from trainer.sampling import click_counts, log_expected
 from trainer.settings import TrainerSettings
 
 

@@ -21,8 +21,8 @@ from model.clicks import Sessions
 from model.gru4rec import EMBEDDING, ITEM_BIAS, Dropout, GRU4Rec
 from model.optimizer import SparseAdagrad
 from trainer.averaging import WeightAverage
-from trainer.candidates import click_counts, log_expected, popularity_sampler
 from trainer.errors import TrainingDivergedError
+from trainer.sampling import click_counts, log_expected, popularity_sampler
 from trainer.settings import TrainerSettings
 
 _CHECK_EVERY_STEPS = 200  # looking at the loss makes a GPU wait, so it is looked at only now and then

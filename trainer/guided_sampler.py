@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.candidates import SAMPLED_AHEAD_STEPS, popularity_sampler
 from trainer.kernels.chance import invert
+from trainer.sampling import SAMPLED_AHEAD_STEPS, popularity_sampler
 from trainer.settings import TrainerSettings
 
 _GUIDES_PER_ITEM = 4

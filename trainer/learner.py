@@ -32,6 +32,32 @@ class Learner:
     optimizer: SparseAdagrad
     transitions: Transitions | None
 
+    def grown(self, sessions: Sessions, item_ids: list[str], generator: torch.Generator) -> "Learner":
+        """Return the learner with the sessions' unknown items appended; what it shares with this one goes on to change.
+
+        A new item starts at the mean vector of the known items in its sessions, in every table of vectors; where it met
+        none, it starts as in an untrained network.
+
+        Args:
+            sessions: Of codes into `item_ids`.
+            item_ids: What the codes mean.
+            generator: Draws the vectors of new items that met no known one.
+        """
+        vocabulary = self.vocabulary.extended(in_order_of_appearance(sessions, item_ids))
+        known = len(self.vocabulary)
+        if len(vocabulary) == known:
+            return self
+        rows = vocabulary.rows(item_ids)[sessions.items]
+        parameters = dict(self.network.with_items(len(vocabulary), generator=generator).parameters)
+        for name in {EMBEDDING, self.network.settings.input_table}:
+            vectors = parameters[name].numpy(force=True)
+            _start_new_rows_near_known(vectors, rows, sessions, known)
+            parameters[name] = torch.from_numpy(vectors).to(self.network.input_table.device)
+        if self.transitions is not None:
+            self.transitions.grow(len(vocabulary))
+        network = GRU4Rec(self.network.settings, parameters)
+        return Learner(network, vocabulary, self.optimizer.with_rows(len(vocabulary)), self.transitions)
+
 
 def new_learner(
     sessions: Sessions, item_ids: list[str], settings: TrainerSettings, generator: torch.Generator
@@ -58,11 +84,9 @@ def grown_learner(
     settings: TrainerSettings,
     generator: torch.Generator,
 ) -> Learner:
-    """Return a learner that goes on from a version, with the sessions' unknown items appended.
+    """Return a learner that goes on from a version, with the sessions' unknown items appended; see `Learner.grown`.
 
-    A new item starts at the mean vector of the known items in its sessions, in every table of vectors; where it met
-    none, it starts as in an untrained network. The version itself is left as it was. Its shape is kept whatever the
-    settings say.
+    The version itself is left as it was. Its shape is kept whatever the settings say.
 
     Args:
         parent: Loaded with its optimizer state.
@@ -71,31 +95,14 @@ def grown_learner(
         settings: The recipe, and the device.
         generator: Draws the vectors of new items that met no known one.
     """
-    vocabulary = parent.vocabulary.extended(in_order_of_appearance(sessions, item_ids))
-    known = len(parent.vocabulary)
-    drawn = parent.network.with_items(len(vocabulary), generator=generator)
-    rows = vocabulary.rows(item_ids)[sessions.items]
     # Cloned: training changes tensors in place, and those of the parent still serve as the incumbent in the gate.
-    parameters = {name: tensor.clone() for name, tensor in drawn.parameters.items()}
-    for name in {EMBEDDING, parent.network.settings.input_table}:
-        vectors = parameters[name].numpy(force=True)
-        _start_new_rows_near_known(vectors, rows, sessions, known)
-        parameters[name] = torch.from_numpy(vectors)
+    parameters = {name: tensor.clone() for name, tensor in parent.network.parameters.items()}
     device = settings.torch_device()
     state = {name: tensor.to(device, copy=True) for name, tensor in parent.optimizer_state.items()}
-    optimizer = SparseAdagrad(
-        settings.learning_rate, settings.momentum, accumulator=settings.accumulator, state=state
-    ).with_rows(len(vocabulary))
+    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator, state=state)
     network = GRU4Rec(parent.network.settings, parameters).to(device)
-    return Learner(network, vocabulary, optimizer, _grown_counts(parent, len(vocabulary), settings))
-
-
-def _grown_counts(parent: ModelVersion, item_count: int, settings: TrainerSettings) -> Transitions | None:
-    if not settings.companion:
-        return None
-    transitions = deepcopy(parent.transitions) or Transitions(0)
-    transitions.grow(item_count)
-    return transitions
+    transitions = (deepcopy(parent.transitions) or Transitions(network.item_count)) if settings.companion else None
+    return Learner(network, parent.vocabulary, optimizer, transitions).grown(sessions, item_ids, generator)
 
 
 def as_rows(sessions: Sessions, item_ids: list[str], vocabulary: Vocabulary) -> Sessions:

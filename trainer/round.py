@@ -1,4 +1,4 @@
-"""One round: choose clicks, fine-tune, gate, write the version, announce it. Knows no Kafka.
+"""One round: choose clicks, fine-tune, gate, learn the rest, write the version, announce it. Knows no Kafka.
 
 The version is whole before it is announced, and announcing is the last step: a crash anywhere before leaves the old
 version serving.
@@ -10,20 +10,14 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from model.announcements import Announcement
-from model.clicks import Sessions
-from model.companion import Companion
 from model.errors import DamagedVersionError
 from model.registry import ModelVersion, Registry, new_version_name
-from trainer.companion import count_new, train_anew
+from trainer.candidate import Candidate
 from trainer.errors import TrainingDivergedError
-from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
-from trainer.gate import Verdict, judge
-from trainer.learner import Learner, as_rows, grown_learner, new_learner
-from trainer.scorers import PopularityScorer, Scorer, scorer_of
+from trainer.fine_tune import OnProgress, ShouldStop, TrainReport
+from trainer.gate import Verdict
 from trainer.selection import Selection, select
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
@@ -53,7 +47,7 @@ class Published:
 class Refused:
     """There was a candidate, and it must not serve; `detail` says why in words."""
 
-    reason: Literal["worse", "diverged", "superseded"]
+    reason: Literal["worse", "broken", "diverged", "superseded"]
     detail: str
     report: TrainReport | None = None
     verdict: Verdict | None = None
@@ -121,30 +115,40 @@ class Round:
         if isinstance(chosen, Skipped):
             return chosen
         try:
-            report, companion = chosen.learn(self.settings, self.clock_ms(), should_stop, on_progress)
+            return self._held(chosen, serving, should_stop, on_progress)
         except TrainingDivergedError as error:
             return Refused("diverged", str(error))
+
+    def _held(
+        self, chosen: Candidate, serving: Announcement | None, should_stop: ShouldStop, on_progress: OnProgress
+    ) -> RoundResult:
+        """Let a candidate learn and be judged."""
+        trained, report = chosen.trained(self.clock_ms(), should_stop, on_progress)
         if should_stop():
             return Stopped()
-        return self._conclude(chosen, report, companion, serving)
+        ranks = trained.ranks()
+        verdict = trained.judged(ranks)
+        if not verdict.publish:
+            return Refused("worse", verdict.reason, report, verdict)
+        taught, rest = trained.taught_rest(should_stop)
+        if not rest.is_complete:
+            return Stopped()
+        unbroken = taught.unbroken(ranks)
+        report = report.followed_by(rest)
+        if not unbroken.publish:
+            return Refused("broken", f"after the held-out clicks were learned: {unbroken.reason}", report, unbroken)
+        return self._publish(taught, report, verdict, serving)
 
     def _load(self, serving: Announcement) -> ModelVersion:
         if self.registry.manifest_sha256(serving.version) != serving.sha256:
             raise DamagedVersionError(serving.version, "hash", "its manifest is not the one that was announced")
         return self.registry.load(serving.version, training=True)
 
-    def _conclude(
-        self,
-        candidate: "_Candidate",
-        report: TrainReport,
-        companion: Companion | None,
-        serving: Announcement | None,
+    def _publish(
+        self, candidate: Candidate, report: TrainReport, verdict: Verdict, serving: Announcement | None
     ) -> Published | Refused:
-        """Judge a trained candidate; write and announce it if it passes."""
-        verdict = candidate.judge(companion, self.settings)
-        if not verdict.publish:
-            return Refused("worse", verdict.reason, report, verdict)
-        manifest = self.registry.write(self._version(candidate, report, companion, verdict))
+        """Write and announce a candidate that passed, unless another version was made to serve meanwhile."""
+        manifest = self.registry.write(self._version(candidate, report, verdict))
         if self.announcer.serving() != serving:
             return Refused("superseded", "another version was made to serve meanwhile", report, verdict)
         announcement = Announcement(
@@ -158,7 +162,7 @@ class Round:
         self.announcer.announce(announcement)
         return Published(announcement, report, verdict, candidate.selection)
 
-    def _choose(self, window: WindowClicks, incumbent: ModelVersion | None) -> "_Candidate | Skipped":
+    def _choose(self, window: WindowClicks, incumbent: ModelVersion | None) -> Candidate | Skipped:
         """Choose the round's clicks and make the untrained candidate for them."""
         settings = self.settings
         # The same window gives the same candidate; another window draws anew.
@@ -176,8 +180,8 @@ class Round:
                 "too-few-clicks",
                 f"{selection.new_clicks} new clicks to train on, minimum_clicks is {settings.minimum_clicks}",
             )
-        candidate = _Candidate.untrained(selection, incumbent, settings, int(seed.generate_state(1)[0]))
-        cases = int(candidate.cases.sum())
+        candidate = Candidate.untrained(selection, incumbent, settings, int(seed.generate_state(1)[0]))
+        cases = int(candidate.counted.sum())
         if cases < settings.minimum_cases:
             return Skipped(
                 "too-few-cases",
@@ -185,9 +189,7 @@ class Round:
             )
         return candidate
 
-    def _version(
-        self, candidate: "_Candidate", report: TrainReport, companion: Companion | None, verdict: Verdict
-    ) -> ModelVersion:
+    def _version(self, candidate: Candidate, report: TrainReport, verdict: Verdict) -> ModelVersion:
         now_ms = self.clock_ms()
         incumbent, learner = candidate.incumbent, candidate.learner
         return ModelVersion(
@@ -197,93 +199,9 @@ class Round:
             vocabulary=learner.vocabulary,
             optimizer_state=learner.optimizer.state,
             training_settings=self.settings.recipe(),
-            trained_until=candidate.selection.trained_until,
+            trained_until=candidate.selection.read_until,
             metrics=verdict.metrics | {"loss": report.loss},
             created_at_ms=now_ms,
-            companion=companion,
+            companion=candidate.companion,
             transitions=learner.transitions,
         )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What a round is about: who learns, from which clicks, and who serves so far."""
-
-    learner: Learner
-    incumbent: ModelVersion | None
-    selection: Selection
-    held_out: Sessions
-    cases: NDArray[np.bool_]
-    generator: torch.Generator
-
-    @staticmethod
-    def untrained(
-        selection: Selection, incumbent: ModelVersion | None, settings: TrainerSettings, seed: int
-    ) -> "_Candidate":
-        """Return a candidate that knows the selection's items and has yet to learn from them."""
-        generator = torch.Generator().manual_seed(seed)
-        training, item_ids = selection.training, selection.item_ids
-        if incumbent is None:
-            learner = new_learner(training, item_ids, settings, generator)
-        else:
-            learner = grown_learner(incumbent, training, item_ids, settings, generator)
-        held_out = as_rows(selection.held_out, item_ids, learner.vocabulary)
-        cases = selection.counted & (held_out.items >= 0)
-        return _Candidate(learner, incumbent, selection, held_out, cases, generator)
-
-    def learn(
-        self, settings: TrainerSettings, now_ms: int, should_stop: ShouldStop, on_progress: OnProgress
-    ) -> tuple[TrainReport, Companion | None]:
-        """Train on the selection and count its new clicks; see `trainer.fine_tune.train` and `trainer.companion`."""
-        rows = as_rows(self.selection.training, self.selection.item_ids, self.learner.vocabulary)
-        if self.incumbent is None:
-            return train_anew(
-                self.learner,
-                rows,
-                settings,
-                generator=self.generator,
-                should_stop=should_stop,
-                on_progress=on_progress,
-            )
-        companion = count_new(
-            self.incumbent,
-            self.learner,
-            rows,
-            self.selection.is_new,
-            age_ms=now_ms - self.incumbent.created_at_ms,
-            half_life_days=settings.companion_half_life_days,
-        )
-        report = train(
-            self.learner.network,
-            self.learner.optimizer,
-            rows,
-            settings,
-            epochs=settings.epochs_round,
-            generator=self.generator,
-            should_stop=should_stop,
-            on_progress=on_progress,
-        )
-        return report, companion
-
-    def judge(self, companion: Companion | None, settings: TrainerSettings) -> Verdict:
-        """Rank the held-out clicks with the candidate, as it would serve, and with what it must beat or match."""
-        ours, theirs = (
-            scorer.next_click_ranks(self.held_out, self.cases, "conservative")
-            for scorer in (scorer_of(self.learner.network, companion), self._opponent(settings))
-        )
-        session = np.repeat(np.arange(len(self.held_out)), self.held_out.lengths)[self.cases]
-        return judge(
-            ours,
-            theirs,
-            session,
-            confidence=settings.gate_confidence,
-            margin=settings.gate_margin,
-            must_win=self.incumbent is None,
-        )
-
-    def _opponent(self, settings: TrainerSettings) -> Scorer:
-        """Return the incumbent as it serves, or popularity before the first version."""
-        if self.incumbent is not None:
-            return scorer_of(self.incumbent.network.to(settings.torch_device()), self.incumbent.companion)
-        rows = as_rows(self.selection.training, self.selection.item_ids, self.learner.vocabulary).items
-        return PopularityScorer(np.bincount(rows, minlength=self.learner.network.item_count))

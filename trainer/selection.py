@@ -7,35 +7,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.clicks import ClickTable, Sessions, sessionise
+from model.companion import HISTORY
 from trainer.window import WindowClicks
 
 
 @dataclass(frozen=True)
-class Selection:
-    """One round's clicks. `items` of both sessions are codes into `item_ids`.
+class Lesson:
+    """Sessions to learn from.
 
-    Every held-out click is newer than every training click, and its offset is at or after `trained_until`; every
+    Attributes:
+        sessions: By their start; of codes, or of rows where a caller mapped them.
+        learned: bool, one for each of `sessions.items`: whether it is to be learned; the others only lead up to those.
+        is_new: bool, one for each of `sessions.items`: whether no version has learned it.
+    """
+
+    sessions: Sessions
+    learned: NDArray[np.bool_]
+    is_new: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One round's clicks. `items` of all sessions are codes into `item_ids`.
+
+    Every held-out click is newer than every new training click, and its offset is at or after `trained_until`; every
     training click lies before it.
 
     Attributes:
         item_ids: What the codes mean.
-        training: Sessions with at least one new click, and replayed older ones, by their start.
-        is_new: bool, one for each of `training.items`: whether it is a new click, or an older one.
+        training: New clicks, the newest but few of their session that lead up to them, and replayed older sessions.
         held_out: Sessions with at least one case, earlier clicks included: they lead up to it.
         counted: bool, one for each of `held_out.items`: whether it is a case, a held-out click with a click before it.
+        rest: The held-out clicks as a lesson, for when the gate has seen them.
         new_clicks: New training clicks.
-        replayed_clicks: Clicks of `training` that are not new.
-        trained_until: For each partition, the first offset that a candidate trained on this has not seen.
+        replayed_clicks: Clicks of replayed sessions.
+        trained_until: For each partition, the first offset that a candidate trained on `training` has not seen.
+        read_until: For each partition, the first offset that one trained on `rest` too has not seen.
     """
 
     item_ids: list[str]
-    training: Sessions
-    is_new: NDArray[np.bool_]
+    training: Lesson
     held_out: Sessions
     counted: NDArray[np.bool_]
+    rest: Lesson
     new_clicks: int
     replayed_clicks: int
     trained_until: dict[int, int]
+    read_until: dict[int, int]
 
 
 def select(
@@ -62,21 +80,26 @@ def select(
         idle_ms: Longest pause inside a session.
         generator: Draws the sessions to replay.
     """
+    table = window.table
     is_new = _is_new(window, trained_until)
     cut = _cut(window, is_new, trained_until, holdout_share)
-    training, is_new_session = _training_sessions(window.table, cut.trainable, is_new, idle_ms)
-    kept, new_clicks = _with_replay(training, is_new_session, is_new, replay_share, generator)
-    held_out, counted = _held_out_sessions(window.table, cut.trainable, cut.held_out, idle_ms)
-    places = kept.items
+    older = _sessions_of_places(table, cut.trainable, idle_ms)
+    training, new_clicks, replayed_clicks = _training(older, is_new, replay_share, generator)
+    whole = _sessions_of_places(table, cut.trainable | cut.held_out, idle_ms)
+    held_out = whole.subset(_having(whole, cut.held_out))
+    cases = cut.held_out[held_out.items]
+    cases[held_out.offsets[:-1]] = False
+    rest, is_rest = _leading_up(held_out, cut.held_out)
     return Selection(
-        item_ids=window.table.item_ids,
-        training=replace(kept, items=window.table.item[places]),
-        is_new=is_new[places],
-        held_out=held_out,
-        counted=counted,
+        item_ids=table.item_ids,
+        training=_with_items(training, table),
+        held_out=replace(held_out, items=table.item[held_out.items]),
+        counted=cases,
+        rest=_with_items(Lesson(rest, is_rest, is_rest), table),
         new_clicks=new_clicks,
-        replayed_clicks=len(places) - new_clicks,
+        replayed_clicks=replayed_clicks,
         trained_until=cut.trained_until,
+        read_until=dict(trained_until) | window.next_offsets,
     )
 
 
@@ -114,7 +137,7 @@ def _cut(
         before = places[: int(is_old_enough[places].sum())]
         before_offset[before] = True
         until[partition] = end if len(before) == len(places) else int(window.offset[places[len(before)]])
-    return _Cut(is_old_enough & before_offset, ~is_old_enough & ~before_offset, until)
+    return _Cut((is_old_enough | ~is_new) & before_offset, ~is_old_enough & ~before_offset, until)
 
 
 def _split_time(new_ms: NDArray[np.int64], holdout_share: float) -> int:
@@ -125,46 +148,52 @@ def _split_time(new_ms: NDArray[np.int64], holdout_share: float) -> int:
     return int(np.partition(new_ms, len(new_ms) - kept_back)[len(new_ms) - kept_back])
 
 
-def _training_sessions(
-    table: ClickTable, trainable: NDArray[np.bool_], is_new: NDArray[np.bool_], idle_ms: int
-) -> tuple[Sessions, NDArray[np.bool_]]:
-    """Return sessions of places in `table`, and for each whether it has a new click."""
-    sessions = _sessions_of_places(table, np.flatnonzero(trainable), idle_ms, minimum_length=2)
-    if len(sessions) == 0:
-        return sessions, np.zeros(0, dtype=np.bool_)
-    return sessions, np.logical_or.reduceat(is_new[sessions.items], sessions.offsets[:-1])
-
-
-def _with_replay(
-    sessions: Sessions,
-    is_new_session: NDArray[np.bool_],
-    is_new: NDArray[np.bool_],
-    replay_share: float,
-    generator: np.random.Generator,
-) -> tuple[Sessions, int]:
-    """Keep the new sessions and a random few of the others; returns them and the count of their new clicks."""
+def _training(
+    sessions: Sessions, is_new: NDArray[np.bool_], replay_share: float, generator: np.random.Generator
+) -> tuple[Lesson, int, int]:
+    """Return what to learn of sessions of places, how many new clicks that has and how many that are replayed."""
+    goes_on = _having(sessions, is_new)
     new_clicks = int(is_new[sessions.items].sum())
-    others = generator.permutation(np.flatnonzero(~is_new_session))
+    others = generator.permutation(np.flatnonzero(~goes_on))
     affordable = np.cumsum(sessions.lengths[others]) <= replay_share * new_clicks
-    kept = is_new_session.copy()
-    kept[others[affordable]] = True
-    return sessions.subset(kept), new_clicks
+    replayed = np.zeros(len(sessions), dtype=np.bool_)
+    replayed[others[affordable]] = True
+    chosen = sessions.subset(goes_on | replayed)
+    # A replayed session is learned whole, and one that goes on from its first new click.
+    wanted = is_new.copy()
+    wanted[sessions.subset(replayed).items] = True
+    trimmed, learned = _leading_up(chosen, wanted)
+    return Lesson(trimmed, learned, is_new[trimmed.items]), new_clicks, int(sessions.lengths[replayed].sum())
 
 
-def _held_out_sessions(
-    table: ClickTable, trainable: NDArray[np.bool_], held_out: NDArray[np.bool_], idle_ms: int
-) -> tuple[Sessions, NDArray[np.bool_]]:
-    """Return the sessions with a case, as item codes, and which of their clicks are cases."""
-    sessions = _sessions_of_places(table, np.flatnonzero(trainable | held_out), idle_ms, minimum_length=2)
-    counted = held_out[sessions.items]
-    counted[sessions.offsets[:-1]] = False
-    if len(sessions):
-        kept = np.logical_or.reduceat(counted, sessions.offsets[:-1])
-        counted = counted[np.repeat(kept, sessions.lengths)]
-        sessions = sessions.subset(kept)
-    return replace(sessions, items=table.item[sessions.items]), counted
+def _having(sessions: Sessions, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which sessions of places have a wanted place, bool [S]."""
+    if len(sessions) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    return np.logical_or.reduceat(wanted[sessions.items], sessions.offsets[:-1])
 
 
-def _sessions_of_places(table: ClickTable, places: NDArray[np.int64], idle_ms: int, *, minimum_length: int) -> Sessions:
-    """Return the sessions of some clicks with each click's place in `table` instead of its item."""
-    return sessionise(replace(table.select(places), item=places), idle_ms=idle_ms, minimum_length=minimum_length)
+def _leading_up(sessions: Sessions, wanted: NDArray[np.bool_]) -> tuple[Sessions, NDArray[np.bool_]]:
+    """Drop what is over `HISTORY` clicks before a session's first wanted one; returns which of the others are wanted.
+
+    Serving knows no more of a session than that either when it encodes one again.
+    """
+    is_wanted = wanted[sessions.items]
+    if len(sessions) == 0:
+        return sessions, is_wanted
+    place = np.arange(len(is_wanted))
+    first = np.minimum.reduceat(np.where(is_wanted, place, len(place)), sessions.offsets[:-1])
+    kept = place >= np.repeat(first, sessions.lengths) - HISTORY
+    lengths = np.add.reduceat(kept.astype(np.int64), sessions.offsets[:-1])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return replace(sessions, items=sessions.items[kept], offsets=offsets), is_wanted[kept]
+
+
+def _with_items(lesson: Lesson, table: ClickTable) -> Lesson:
+    return replace(lesson, sessions=replace(lesson.sessions, items=table.item[lesson.sessions.items]))
+
+
+def _sessions_of_places(table: ClickTable, which: NDArray[np.bool_], idle_ms: int) -> Sessions:
+    """Return the sessions of two and more of some clicks, with each click's place in `table` instead of its item."""
+    places = np.flatnonzero(which)
+    return sessionise(replace(table.select(places), item=places), idle_ms=idle_ms, minimum_length=2)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from model.batches import Step
 from model.clicks import Sessions
-from trainer.candidates import click_counts, log_expected, popularity_sampler
+from trainer.sampling import click_counts, log_expected, popularity_sampler
 from trainer.settings import TrainerSettings
 
 

@@ -16,6 +16,7 @@ from trainer.companion import count_new, train_anew
 from trainer.fit import fit
 from trainer.learner import Learner, grown_learner, new_learner
 from trainer.mixing_fit import FittedMixing
+from trainer.selection import Lesson
 from trainer.settings import TrainerSettings
 
 ITEMS = [f"item-{number}" for number in range(12)]
@@ -121,7 +122,8 @@ def grown(version: ModelVersion, settings: TrainerSettings = SMALL) -> Learner:
 
 def counted(version: ModelVersion, learner: Learner, *, age_days: float = 0.0) -> dict[tuple[int, int], float]:
     sessions, is_new = sessions_of([0, 12, 1], [3, 4]), np.array([False, True, True, False, False])
-    made = count_new(version, learner, sessions, is_new, age_ms=int(age_days * DAY_MS), half_life_days=10.0)
+    lesson = Lesson(sessions, is_new, is_new)
+    made = count_new(version, learner, lesson, age_ms=int(age_days * DAY_MS), half_life_days=10.0)
     assert made is not None
     assert made.neighbours.item_count == 13
     return pairs_of(learner.transitions or Transitions(0))
@@ -157,5 +159,6 @@ def test_a_parent_without_a_companion_gets_one_and_one_that_is_not_wanted_ends()
     version = parent()
     learner = grown(version, SMALL.model_copy(update={"companion": False}))
     assert learner.transitions is None
-    ended = count_new(version, learner, sessions_of([0, 1]), np.array([True, True]), age_ms=0, half_life_days=1.0)
+    both = np.array([True, True])
+    ended = count_new(version, learner, Lesson(sessions_of([0, 1]), both, both), age_ms=0, half_life_days=1.0)
     assert ended is None

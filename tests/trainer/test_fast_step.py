@@ -12,12 +12,12 @@ from model.clicks import Sessions, sessionise
 from model.gru4rec import GRU4Rec
 from model.optimizer import SparseAdagrad
 from tests.trainer.click_builders import SMALL, shuffled_clicks, table_of
-from trainer.candidates import popularity_sampler
 from trainer.fast_step import FastStep
 from trainer.fine_tune import TrainingStep, choose_step
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import adagrad, chance, gru, rows
 from trainer.kernels.chance import fill_dropout_mask
+from trainer.sampling import popularity_sampler
 from trainer.settings import TrainerSettings
 
 ITEMS = 40

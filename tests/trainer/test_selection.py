@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.clicks import DEFAULT_IDLE_MS, Click
 from tests.trainer.click_builders import MINUTE_MS, add_clicks, cyclic_clicks, window_of
-from trainer.selection import Selection, select
+from trainer.selection import Lesson, Selection, select
 from trainer.window import Window, WindowClicks
 
 
@@ -41,7 +42,15 @@ def labelled_window(clicks: list[tuple[int, int, int]]) -> Window:
 
 
 def trained_on(selection: Selection) -> list[tuple[int, int, int]]:
-    return places([selection.item_ids[code] for code in selection.training.items])
+    return learned(selection, selection.training)
+
+
+def learned(selection: Selection, lesson: Lesson) -> list[tuple[int, int, int]]:
+    return places([selection.item_ids[code] for code in lesson.sessions.items[lesson.learned]])
+
+
+def played(selection: Selection, lesson: Lesson) -> list[tuple[int, int, int]]:
+    return places([selection.item_ids[code] for code in lesson.sessions.items])
 
 
 def held_out(selection: Selection) -> list[tuple[int, int, int]]:
@@ -61,8 +70,10 @@ def test_held_out_clicks_are_newer_than_all_training_clicks_and_unseen_by_candid
     selection = chosen(labelled_window(clicks).snapshot(), until, holdout=holdout, replay=replay)
     ends = {partition: sum(p == partition for p, _, _ in clicks) for partition in range(3)}
     trained, held = trained_on(selection), held_out(selection)
+    new = [(p, o, t) for p, o, t in trained if not until.get(p, 0) > o or until[p] > ends[p]]
     for _, _, time_ms in held:
-        assert all(time_ms > older_ms for _, _, older_ms in trained)
+        assert all(time_ms > older_ms for _, _, older_ms in new)
+    assert len(new) == selection.new_clicks
     for partition, offset, _ in trained:
         assert offset < selection.trained_until[partition]
     for partition, offset, _ in held:
@@ -80,12 +91,13 @@ def test_the_newest_share_of_the_new_clicks_is_held_out() -> None:
     assert int(selection.counted.sum()) == 200 - first_clicks_of_a_session
 
 
-def test_the_next_round_trains_on_what_this_one_held_out() -> None:
+def test_the_next_round_trains_on_what_this_one_did_not_reach() -> None:
     window = window_of(cyclic_clicks("ABC", sessions=100))
     first = chosen(window.snapshot(), {})
+    assert int(first.rest.learned.sum()) == 200
     add_clicks(window, cyclic_clicks("ABC", sessions=100, start_ms=100 * MINUTE_MS))
-    second = chosen(window.snapshot(), first.trained_until)
-    assert first.new_clicks + second.new_clicks == 600 + (1600 - 600) * 3 // 4
+    assert chosen(window.snapshot(), first.trained_until).new_clicks == (1600 - 600) * 3 // 4
+    assert chosen(window.snapshot(), first.read_until).new_clicks == 800 * 3 // 4
 
 
 def test_a_refused_round_loses_no_click() -> None:
@@ -123,7 +135,9 @@ def test_replay_takes_whole_older_sessions_up_to_its_share() -> None:
     assert none.replayed_clicks == 0
     assert some.new_clicks == none.new_clicks == 300
     assert some.replayed_clicks == 144  # 18 sessions of 8; a 19th would pass 150
-    assert set(some.training.lengths.tolist()) <= {8, 4}, "whole sessions, and the one that the cut goes through"
+    assert set(some.training.sessions.lengths.tolist()) <= {8, 4}, (
+        "whole sessions, and the one that the cut goes through"
+    )
 
 
 def test_other_randomness_replays_other_sessions() -> None:
@@ -133,11 +147,62 @@ def test_other_randomness_replays_other_sessions() -> None:
     assert trained_on(once) != trained_on(other)
 
 
-def test_a_session_that_goes_on_is_trained_with_its_earlier_clicks() -> None:
+def test_a_session_that_goes_on_keeps_its_earlier_clicks_without_learning_them_again() -> None:
     clicks = [(0, session, session * 10_000 + step) for session in range(2) for step in range(6)]
     selection = chosen(labelled_window(clicks).snapshot(), {0: 2}, holdout=0.5)
-    assert [offset for _, offset, _ in trained_on(selection)] == [0, 1, 2, 3, 4, 5]
+    assert [offset for _, offset, _ in played(selection, selection.training)] == [0, 1, 2, 3, 4, 5]
+    assert [offset for _, offset, _ in trained_on(selection)] == [2, 3, 4, 5]
+    assert np.array_equal(selection.training.is_new, selection.training.learned)
     assert selection.new_clicks == 4
+
+
+def test_of_a_long_session_only_the_clicks_that_serving_would_play_again_lead_up_to_the_new_ones() -> None:
+    clicks = [(0, 1, step * 1000) for step in range(100)]
+    selection = chosen(labelled_window(clicks).snapshot(), {0: 60}, holdout=0.25)
+    assert [offset for _, offset, _ in played(selection, selection.training)] == list(range(40, 90))
+    assert [offset for _, offset, _ in trained_on(selection)] == list(range(60, 90))
+    assert [offset for _, offset, _ in played(selection, selection.rest)] == list(range(70, 100))
+    assert [offset for _, offset, _ in learned(selection, selection.rest)] == list(range(90, 100))
+
+
+@settings(max_examples=100)
+@given(
+    clicks=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 50 * MINUTE_MS)), max_size=60),
+    rounds=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    holdout=st.floats(0.05, 0.9),
+)
+def test_over_many_rounds_every_click_is_learned_at_most_once_and_in_order_every_one_that_has_a_neighbour(
+    clicks: list[tuple[int, int, int]], rounds: list[int], holdout: float
+) -> None:
+    """A click is learned alone where its session has another click by the end of its round."""
+    in_order = sorted(clicks, key=lambda click: click[2])
+    times_learned: Counter[tuple[int, int, int]] = Counter()
+    until: dict[int, int] = {}
+    for end in [*np.cumsum(rounds).tolist(), len(in_order)]:
+        selection = chosen(labelled_window(in_order[:end]).snapshot(), until, holdout=holdout)
+        times_learned.update(trained_on(selection) + learned(selection, selection.rest))
+        until = selection.read_until
+    assert set(times_learned.values()) <= {1}
+    whole = chosen(labelled_window(in_order).snapshot(), {}, holdout=holdout)
+    followers = set(trained_on(whole) + learned(whole, whole.rest))
+    of_session: dict[tuple[int, int], list[int]] = {}
+    for (partition, session, time_ms), place in zip(in_order, places_of(in_order), strict=True):
+        goes_on = of_session.get((partition, session), [])
+        if goes_on and time_ms - goes_on[-1] <= DEFAULT_IDLE_MS:
+            assert times_learned[(*place, time_ms)] == 1, (
+                "it follows a click of its session, so its round could learn it"
+            )
+            assert (*place, time_ms) in followers
+        of_session.setdefault((partition, session), []).append(time_ms)
+
+
+def places_of(clicks: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    ends: Counter[int] = Counter()
+    found = []
+    for partition, _, _ in clicks:
+        found.append((partition, ends[partition]))
+        ends[partition] += 1
+    return found
 
 
 def test_a_partition_that_became_shorter_counts_as_unseen() -> None:
