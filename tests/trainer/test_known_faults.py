@@ -84,7 +84,7 @@ def zero_shares(settings: TrainerSettings) -> tuple[float, float]:
     one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     three, moments = torch.arange(3), [(0, 1)]
     candidates, nobody = torch.tensor([1, 2]), torch.zeros(0, dtype=torch.int64)
-    rows = Rows(three, three, zero, candidates, lanes=zero, resets=one, sessions=nobody, moments=moments)
+    rows = Rows(three, three, zero, candidates, lanes=zero, resets=one, sessions=nobody, moments=moments, learned=three)
     loss = step_of(network, settings, sessions).loss(leaves, rows)
     gradient = torch.autograd.grad(loss, leaves[EMBEDDING])[0]
     dropped = (gradient == 0).double().mean(dim=1)
