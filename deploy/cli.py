@@ -20,6 +20,7 @@ COMMANDS = {
     "fit": ("deploy.commands.offline:fit", "Train a version on a file, without Kafka."),
     "evaluate": ("deploy.commands.offline:evaluate", "Measure a version on a file, without Kafka."),
     "compare": ("deploy.commands.compare:compare", "Measure recommenders side by side on a file."),
+    "simulate": ("deploy.commands.simulate:simulate", "Try out on a file how to stay up to date."),
     "tune": ("deploy.commands.tune:tune", "Search for the settings that suit a file."),
     "bench": ("deploy.commands.bench:bench", "Measure speed; the README's figures."),
     "settings": ("deploy.commands.settings:settings", "Print every setting, ready to be copied."),

@@ -45,6 +45,21 @@ def plot_scoring(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_simulation(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw Recall@20 of each method, period by period, as a PNG; `rows` are those of `trainer.simulate`."""
+    plt = _pyplot()
+    figure, panel = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for row in sorted(rows, key=lambda row: -row["recall@20"]):
+        shown = [period for period in row["periods"] if period["cases"]]
+        label = f"{row['method']}  {row['recall@20']:.4f}"
+        panel.plot([period["period"] for period in shown], [period["recall@20"] for period in shown], label=label)
+    panel.set(xlabel="period", ylabel="Recall@20")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _pyplot() -> Any:
     # Here and not above: drawing takes a second to import, and only plots need it.
     import matplotlib as mpl  # noqa: PLC0415
