@@ -72,6 +72,32 @@ class Neighbours:
         """N."""
         return len(self.successor_offsets) - 1
 
+    @classmethod
+    def none(cls, item_count: int) -> Self:
+        """Return neighbours of as many items that have none."""
+        side = np.zeros(item_count + 1, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
+        return cls(*side, *side)
+
+    def replaced(self, rows: NDArray[np.int64], by: Self) -> Self:
+        """Return these neighbours with those of some items taken from others, which may be of more items.
+
+        Args:
+            rows: Whose to take; of all other items this one's are kept.
+            by: Of at least as many items.
+
+        Raises:
+            ValueError: The others are of fewer items.
+        """
+        if by.item_count < self.item_count:
+            raise ValueError(f"neighbours of {self.item_count} items cannot be replaced by those of {by.item_count}")
+        taken = np.zeros(by.item_count, dtype=np.bool_)
+        taken[rows] = True
+        sides = (
+            _merged(taken, *(tuple(getattr(side, f"{name}_{part}") for part in _PARTS) for side in (self, by)))
+            for name in ("successor", "predecessor")
+        )
+        return type(self)(*next(sides), *next(sides))
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the arrays by their names, as copies, for a safetensors file."""
         return {part.name: torch.from_numpy(getattr(self, part.name).copy()) for part in fields(self)}
@@ -87,6 +113,23 @@ class Neighbours:
         if set(tensors) != names:
             raise ValueError(f"expected the tensors {sorted(names)}, got {sorted(tensors)}")
         return cls(**{name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+
+
+_PARTS = ("offsets", "rows", "shares")
+_Side = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
+
+
+def _merged(taken: NDArray[np.bool_], kept: _Side, by: _Side) -> _Side:
+    """Return one side of the neighbours, each item's as `taken` says; items that `kept` lacks have none there."""
+    of_kept = np.zeros(len(taken), dtype=np.int64)
+    of_kept[: len(kept[0]) - 1] = np.diff(kept[0])
+    lengths = np.where(taken, np.diff(by[0]), of_kept)
+    from_by = np.repeat(taken, lengths)
+    rows, shares = np.empty(len(from_by), dtype=np.int32), np.empty(len(from_by), dtype=np.float32)
+    for merged, ours, theirs in ((rows, kept[1], by[1]), (shares, kept[2], by[2])):
+        merged[from_by] = theirs[np.repeat(taken, np.diff(by[0]))]
+        merged[~from_by] = ours[np.repeat(~taken, of_kept)]
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), rows, shares
 
 
 class Transitions:
@@ -163,6 +206,16 @@ class Transitions:
         self._merge()
         self.clicks *= factor
         self._counts *= factor
+
+    def around(self, rows: NDArray[np.int64]) -> "Transitions":
+        """Return a copy with only the pairs that some items are in: enough for the neighbours of those items."""
+        near = np.zeros(self.item_count, dtype=np.bool_)
+        near[rows] = True
+        first, second, counts = self.pairs()
+        kept = near[first] | near[second]
+        found = Transitions(self.item_count)
+        found.clicks, found._keys, found._counts = self.clicks.copy(), self._keys[kept], counts[kept]
+        return found
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Return all pairs by (first, second): their first rows, second rows and counts, each [P]."""

@@ -1,5 +1,6 @@
 """What learns: a network with its optimizer, and pair counts, from scratch or from a version that serves."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -43,20 +44,38 @@ class Learner:
             item_ids: What the codes mean.
             generator: Draws the vectors of new items that met no known one.
         """
-        vocabulary = self.vocabulary.extended(in_order_of_appearance(sessions, item_ids))
-        known = len(self.vocabulary)
-        if len(vocabulary) == known:
+        new_ids = in_order_of_appearance(sessions, item_ids)
+        network, vocabulary = with_new_items(
+            self.network, self.vocabulary, new_ids, sessions=sessions, item_ids=item_ids, generator=generator
+        )
+        if network is self.network:
             return self
-        rows = vocabulary.rows(item_ids)[sessions.items]
-        parameters = dict(self.network.with_items(len(vocabulary), generator=generator).parameters)
-        for name in {EMBEDDING, self.network.settings.input_table}:
-            vectors = parameters[name].numpy(force=True)
-            _start_new_rows_near_known(vectors, rows, sessions, known)
-            parameters[name] = torch.from_numpy(vectors).to(self.network.input_table.device)
         if self.transitions is not None:
             self.transitions.grow(len(vocabulary))
-        network = GRU4Rec(self.network.settings, parameters)
         return Learner(network, vocabulary, self.optimizer.with_rows(len(vocabulary)), self.transitions)
+
+
+def with_new_items(
+    network: GRU4Rec,
+    vocabulary: Vocabulary,
+    new_ids: Iterable[str],
+    *,
+    sessions: Sessions,
+    item_ids: list[str],
+    generator: torch.Generator,
+) -> tuple[GRU4Rec, Vocabulary]:
+    """Return a network and its vocabulary with the unknown ones among some items appended; see `Learner.grown`."""
+    extended = vocabulary.extended(new_ids)
+    known = len(vocabulary)
+    if len(extended) == known:
+        return network, vocabulary
+    rows = extended.rows(item_ids)[sessions.items]
+    parameters = dict(network.with_items(len(extended), generator=generator).parameters)
+    for name in {EMBEDDING, network.settings.input_table}:
+        vectors = parameters[name].numpy(force=True)
+        _start_new_rows_near_known(vectors, rows, sessions, known)
+        parameters[name] = torch.from_numpy(vectors).to(network.input_table.device)
+    return GRU4Rec(network.settings, parameters), extended
 
 
 def new_learner(

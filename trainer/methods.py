@@ -1,7 +1,7 @@
 """Ways to stay up to date: never, by retraining on everything, by plain fine-tuning, by the trainer's rounds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,13 +17,25 @@ from model.vocabulary import Vocabulary
 from trainer.fine_tune import train
 from trainer.fit import fit
 from trainer.learner import as_rows, in_order_of_appearance
+from trainer.refresh import refreshed
 from trainer.round import Published, Round
 from trainer.scorers import NetworkScorer, PopularityScorer, Scorer, scorer_of
+from trainer.selection import unread
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
 
 NETWORK = "-network"
 """Behind a method's name: without the companion."""
+REFRESHED = "-refreshed"
+"""Behind a method's name: with the refreshes between its rounds."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A scorer and what the rows that it ranks mean."""
+
+    scorer: Scorer
+    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,12 @@ class Served:
     """What answers at some moment.
 
     Attributes:
-        scorers: By the name of what they show; all rank the same items.
-        vocabulary: Its items.
+        answering: By the name of what it shows.
+        vocabulary: Items that were learned, and not only counted.
         learned_until: Place of the first click of the table that it has not learned.
     """
 
-    scorers: Mapping[str, Scorer]
+    answering: Mapping[str, Answering]
     vocabulary: Vocabulary
     learned_until: int
 
@@ -49,10 +61,14 @@ class Method(Protocol):
 
 
 def _served(name: str, version: ModelVersion, until: int) -> Served:
-    scorers: dict[str, Scorer] = {name: scorer_of(version.network, version.companion)}
+    answering = {name: _as_served(version)}
     if version.companion is not None:
-        scorers[name + NETWORK] = NetworkScorer(version.network)
-    return Served(scorers, version.vocabulary, until)
+        answering[name + NETWORK] = Answering(NetworkScorer(version.network), version.vocabulary)
+    return Served(answering, version.vocabulary, until)
+
+
+def _as_served(version: ModelVersion) -> Answering:
+    return Answering(scorer_of(version.network, version.companion), version.vocabulary)
 
 
 class Never:
@@ -120,10 +136,19 @@ class Ours:
     """
 
     def __init__(
-        self, table: ClickTable, settings: TrainerSettings, registry: Registry, clock_ms: Callable[[int], int]
+        self,
+        table: ClickTable,
+        settings: TrainerSettings,
+        registry: Registry,
+        clock_ms: Callable[[int], int],
+        *,
+        refreshes: bool,
     ) -> None:
         self._table, self._settings, self._registry = table, settings, registry
         self._clock_ms = clock_ms
+        self._refreshes = refreshes
+        self._serving: ModelVersion | None = None
+        self._appended: list[str] = []
         self._announcer = _Announcer()
         self._rounds = 0
         self.results: dict[str, int] = {}
@@ -144,10 +169,37 @@ class Ours:
         self.results[reason] = self.results.get(reason, 0) + 1
         serving = self._announcer.serving()
         if serving is None:
-            nothing = PopularityScorer(np.empty(0, dtype=np.int64))
-            return Served({"ours": nothing, "ours" + NETWORK: nothing}, Vocabulary([]), 0)
-        version = self._registry.load(serving.version)
-        return _served("ours", version, version.trained_until[0])
+            nothing = Answering(PopularityScorer(np.empty(0, dtype=np.int64)), Vocabulary([]))
+            return Served(dict.fromkeys(self._names(), nothing), nothing.vocabulary, 0)
+        if self._serving is None or serving.version != self._serving.version:
+            self._serving, self._appended = self._registry.load(serving.version, training=True), []
+        return self.refreshed(end)
+
+    def refreshed(self, end: int) -> Served:
+        """Take in the clicks before a place without a round; returns what answers from then on."""
+        version = self._serving
+        if version is None:
+            return self.learn(end)
+        served = _served("ours", version, version.trained_until[0])
+        if not self._refreshes or version.companion is None:
+            return served
+        window = self._window(end)
+        refresh = refreshed(
+            version,
+            unread(window, version.trained_until, self._settings.idle_ms),
+            window.table.item_ids,
+            name="refresh",
+            read_until=window.next_offsets,
+            now_ms=self._clock_ms(end),
+            appended=self._appended,
+        )
+        if refresh is not None:
+            self._appended = refresh.item_ids
+            version = refresh.applied_to(version)
+        return replace(served, answering={**served.answering, "ours" + REFRESHED: _as_served(version)})
+
+    def _names(self) -> list[str]:
+        return ["ours", "ours" + NETWORK, *(["ours" + REFRESHED] if self._refreshes else [])]
 
     def _window(self, end: int) -> WindowClicks:
         start = max(0, end - self._settings.window_clicks)
@@ -185,4 +237,4 @@ class Counted:
         rows = as_rows(sessions, so_far.item_ids, vocabulary)
         generator = torch.Generator().manual_seed(self._settings.seed)
         baseline = kind.fit(rows, len(vocabulary), kind.settings_type(), generator)
-        return Served({self._name: BaselineScorer(baseline)}, vocabulary, end)
+        return Served({self._name: Answering(BaselineScorer(baseline), vocabulary)}, vocabulary, end)

@@ -103,6 +103,23 @@ def select(
     )
 
 
+def unread(window: WindowClicks, trained_until: Mapping[int, int], idle_ms: int) -> Lesson:
+    """Return the clicks at or after `trained_until` with those that lead up to them, as a lesson of codes.
+
+    Args:
+        window: The newest clicks.
+        trained_until: As for `select`.
+        idle_ms: Longest pause inside a session.
+    """
+    table = window.table
+    is_new = _is_new(window, trained_until)
+    goes_on = np.zeros(len(table.session_ids), dtype=np.bool_)
+    goes_on[table.session[is_new]] = True
+    sessions = _sessions_of_places(table, goes_on[table.session], idle_ms)
+    trimmed, wanted = _leading_up(sessions.subset(_having(sessions, is_new)), is_new)
+    return _with_items(Lesson(trimmed, wanted, wanted), table)
+
+
 @dataclass(frozen=True)
 class _Cut:
     trainable: NDArray[np.bool_]

@@ -16,7 +16,7 @@ from model.clicks import DAY_MS
 from model.ranking import RankingMetrics, Ties
 from model.registry import Registry
 from trainer.learner import as_rows
-from trainer.methods import Counted, Method, Never, Ours, Plain, Retrain, Served
+from trainer.methods import REFRESHED, Counted, Method, Never, Ours, Plain, Retrain, Served
 from trainer.settings import TrainerSettings
 from trainer.timeline import Cases, Timeline
 
@@ -78,16 +78,33 @@ def simulate(
         method = _method(name, simulation, registry)
         tallies: dict[str, _Tally] = {}
         for period in range(1, len(simulation.timeline) + 1):
-            started_s = time.process_time()
-            served = method.learn(int(simulation.timeline.ends[period - 1]))
-            seconds = time.process_time() - started_s
-            cases = simulation.timeline.cases(period)
-            for row, ranks in _ranks(simulation, served, cases).items():
-                tallies.setdefault(row, _Tally(simulation)).add(period, seconds, cases, served, ranks)
+            for row, seconds in _period(simulation, method, period, tallies).items():
+                tallies[row].close(period, seconds)
             on_period({row: tally.periods[-1] for row, tally in tallies.items()})
         rounds = {"rounds": method.results} if isinstance(method, Ours) else {}
         for row, tally in tallies.items():
             yield {"method": row, **tally.summary(), **rounds}
+
+
+def _period(simulation: Simulation, method: Method, period: int, tallies: dict[str, "_Tally"]) -> dict[str, float]:
+    """Let a method learn and then answer a period; returns the seconds of processor time that each row learned."""
+    timeline = simulation.timeline
+    learned_s = refreshed_s = 0.0
+    for start, end in timeline.stretches(period) if isinstance(method, Ours) else [timeline.bounds(period)]:
+        started_s = time.process_time()
+        if start == timeline.bounds(period)[0]:
+            served = method.learn(start)
+            learned_s = time.process_time() - started_s
+        else:
+            assert isinstance(method, Ours)
+            served = method.refreshed(start)
+            refreshed_s += time.process_time() - started_s
+        cases = timeline.cases(start, end)
+        for row, answering in served.answering.items():
+            rows = as_rows(cases.sessions, timeline.table.item_ids, answering.vocabulary)
+            ranks = answering.scorer.next_click_ranks(rows, cases.counted, simulation.ties)
+            tallies.setdefault(row, _Tally(simulation)).add(cases, served, ranks)
+    return {row: learned_s + (refreshed_s if row.endswith(REFRESHED) else 0.0) for row in served.answering}
 
 
 def _method(name: str, simulation: Simulation, registry: Registry) -> Method:
@@ -100,16 +117,10 @@ def _method(name: str, simulation: Simulation, registry: Registry) -> Method:
         case "plain":
             return Plain(table, settings)
         case "ours":
-            return Ours(table, settings, registry, simulation.now_ms)
+            refreshes = bool(len(simulation.timeline.refreshes))
+            return Ours(table, settings, registry, simulation.now_ms, refreshes=refreshes)
         case _:
             return Counted(name, table, settings)
-
-
-def _ranks(simulation: Simulation, served: Served, cases: Cases) -> dict[str, NDArray[np.int64]]:
-    rows = as_rows(cases.sessions, simulation.timeline.table.item_ids, served.vocabulary)
-    return {
-        name: scorer.next_click_ranks(rows, cases.counted, simulation.ties) for name, scorer in served.scorers.items()
-    }
 
 
 @dataclass
@@ -122,16 +133,20 @@ class _Tally:
     ages_ms: list[NDArray[np.int64]] = field(default_factory=list)
     is_new: list[NDArray[np.bool_]] = field(default_factory=list)
 
-    def add(self, period: int, seconds: float, cases: Cases, served: Served, ranks: NDArray[np.int64]) -> None:
-        """Note the ranks of one period's cases."""
+    def add(self, cases: Cases, served: Served, ranks: NDArray[np.int64]) -> None:
+        """Note the ranks of some cases of a period."""
         table = self.simulation.timeline.table
-        metrics = RankingMetrics.from_ranks(ranks, (CUTOFF,)).to_dict()
-        self.periods.append({"period": period, "cases": len(ranks), **_shown(metrics), "seconds": round(seconds, 3)})
         places = cases.places[cases.counted]
         self.ranks.append(ranks)
         self.ages_ms.append(table.timestamp_ms[places] - table.timestamp_ms[max(0, served.learned_until - 1)])
         rows = served.vocabulary.rows(table.item_ids)
         self.is_new.append(rows[table.item[places]] < 0)
+
+    def close(self, period: int, seconds: float) -> None:
+        """Note that all cases of a period have been added."""
+        ranks = np.concatenate(self.ranks)[sum(row["cases"] for row in self.periods) :]
+        metrics = _shown(RankingMetrics.from_ranks(ranks, (CUTOFF,)).to_dict())
+        self.periods.append({"period": period, "cases": len(ranks), **metrics, "seconds": round(seconds, 3)})
 
     def summary(self) -> Row:
         """Return the row but for its name."""

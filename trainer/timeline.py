@@ -4,8 +4,9 @@ Shape letters: P periods after the first, n clicks.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,19 +47,30 @@ class Timeline:
         stands_alone: Whether a session ends with its period and clicks on items never met before are passed over, as
             in benchmarks whose clicks are cut by a column. Otherwise sessions go on, and every next click is a case.
         idle_ms: Longest pause inside a session.
+        refreshes: int64, rising, the places at which what answers is refreshed, those of `ends` among them or not.
     """
 
     table: ClickTable
     ends: NDArray[np.int64]
     stands_alone: bool
     idle_ms: int = DEFAULT_IDLE_MS
+    refreshes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def cases(self, period: int) -> Cases:
-        """Return the next clicks of a period, from 1 to P."""
-        start, end = int(self.ends[period - 1]), int(self.ends[period])
+    def bounds(self, period: int) -> tuple[int, int]:
+        """Return the first place of a period, from 1 to P, and the one after its last."""
+        return int(self.ends[period - 1]), int(self.ends[period])
+
+    def stretches(self, period: int) -> list[tuple[int, int]]:
+        """Return the bounds of a period's parts, cut where what answers is refreshed."""
+        start, end = self.bounds(period)
+        inside = self.refreshes[(self.refreshes > start) & (self.refreshes < end)]
+        return list(pairwise([start, *inside.tolist(), end]))
+
+    def cases(self, start: int, end: int) -> Cases:
+        """Return the next clicks of some places; where periods stand alone, those of one period."""
         if self.stands_alone:
             places = np.arange(start, end)
             places = places[self._first_places[self.table.item[places]] < start]
@@ -110,33 +122,52 @@ def by_period(table: ClickTable, *, idle_ms: int = DEFAULT_IDLE_MS) -> Timeline:
     return _with_two_periods(Timeline(ordered, ends, stands_alone=True, idle_ms=idle_ms))
 
 
-def every(table: ClickTable, step: str, *, first_clicks: int, idle_ms: int = DEFAULT_IDLE_MS) -> Timeline:
+def every(
+    table: ClickTable, step: str, *, first_clicks: int, idle_ms: int = DEFAULT_IDLE_MS, refresh: str | None = None
+) -> Timeline:
     """Cut clicks every so often, by event time (`10m`, with s, m, h or d) or by number (`20000clicks`).
 
     The first period goes on until it has `first_clicks` clicks; a period without clicks joins the next.
 
+    Args:
+        table: The clicks.
+        step: How long a period is.
+        first_clicks: Of the first period, at least.
+        idle_ms: Longest pause inside a session.
+        refresh: How often what answers is refreshed, as a step; by default never.
+
     Raises:
-        ValueError: The step is none of these.
+        ValueError: A step is none of these.
         InvalidFileError: The table has no times to cut by, or too few clicks for two periods.
     """
+    ordered = table.in_time_order()
+    ends = _cuts(ordered, step)
+    return _with_two_periods(
+        Timeline(
+            ordered,
+            ends[ends >= min(first_clicks, len(ordered))],
+            stands_alone=False,
+            idle_ms=idle_ms,
+            refreshes=np.empty(0, dtype=np.int64) if refresh is None else _cuts(ordered, refresh),
+        )
+    )
+
+
+def _cuts(ordered: ClickTable, step: str) -> NDArray[np.int64]:
+    """Return the places after the last click of each step; the last is the end."""
     found = re.fullmatch(r"([1-9]\d*)(s|m|h|d|clicks)", step)
     if found is None:
         raise ValueError(f"expected a step such as 10m, 1h, 1d or 20000clicks, got {step!r}")
     size, unit = int(found[1]), found[2]
     if unit == "clicks":
-        ordered = table.in_time_order()
         ends = np.arange(size, len(ordered) + size, size)
-    elif table.has_times:
-        ordered = table.in_time_order()
+    elif ordered.has_times:
         start_ms, end_ms = (int(ordered.timestamp_ms[place]) for place in (0, -1))
         moments = np.arange(start_ms + size * _UNITS_MS[unit], end_ms + size * _UNITS_MS[unit], size * _UNITS_MS[unit])
         ends = np.searchsorted(ordered.timestamp_ms, moments)
     else:
-        raise InvalidFileError(f"--every {step} needs a time column, and there is none; use --every 20000clicks")
-    ends = np.unique(np.minimum(np.append(ends, len(ordered)), len(ordered)))
-    return _with_two_periods(
-        Timeline(ordered, ends[ends >= min(first_clicks, len(ordered))], stands_alone=False, idle_ms=idle_ms)
-    )
+        raise InvalidFileError(f"a step of {step} needs a time column, and there is none; say how many, as 20000clicks")
+    return np.unique(np.minimum(np.append(ends, len(ordered)), len(ordered)))
 
 
 def _with_two_periods(timeline: Timeline) -> Timeline:

@@ -45,6 +45,7 @@ def _methods(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.command(epilog="Example: nextclick simulate clicks.parquet --every 1d --method never,ours --plot out.png")
 @click_file()
 @click.option("--every", "step", metavar="1d|10m|20000clicks", help="How often is learned.")
+@click.option("--refresh", metavar="1m|100clicks", help="How often the rounds' versions are refreshed in between.")
 @click.option("--online", is_flag=True, help=f"As often as the trainer's settings allow: --every {ONLINE_STEP}.")
 @click.option("--by", "column", type=click.Choice(["period"]), help="Learn after each period of the file's column.")
 @click.option(
@@ -58,6 +59,7 @@ def _methods(_context: click.Context, _parameter: click.Parameter, text: str) ->
 def simulate(
     file: ClickFile,
     step: str | None,
+    refresh: str | None,
     column: Literal["period"] | None,
     methods: tuple[str, ...],
     period_days: float,
@@ -71,32 +73,35 @@ def simulate(
     """Answer the clicks of FILE in their order, period by period, learning from each period after it was answered.
 
     `ours` holds the trainer's own rounds, gate included; `never` learns from the first period alone, `retrain` from all
-    so far, every time anew, and `plain` goes on with the new clicks alone. *-network is without the companion.
+    so far, every time anew, and `plain` goes on with the new clicks alone. *-network is without the companion,
+    *-refreshed with the counts and new items of the clicks since the last round.
     """
     settings = settings_with(recipe=recipe).trainer
     torch.set_num_threads(settings.threads)
     if [step is not None, online, column is not None].count(True) != 1:
         raise click.UsageError("say one of --every 1d (or 10m, 20000clicks), --online and --by period")
-    timeline = _timeline(file, ONLINE_STEP if online else step, settings)
+    if refresh is not None and column is not None:
+        raise click.UsageError("--refresh goes with --every or --online: periods of a column are not cut")
+    timeline = _timeline(file, ONLINE_STEP if online else step, refresh, settings)
     with tempfile.TemporaryDirectory(prefix="nextclick-simulate-") as folder:
         rows = _found(Simulation(timeline, settings, ties, period_days), methods, Registry(folder))
     if plot:
         plot_simulation(rows, plot)
     if as_json:
-        asked = {"every": step, "by": column, "online": online, "ties": ties}
+        asked = {"every": step, "refresh": refresh, "by": column, "online": online, "ties": ties}
         show_json({"methods": rows, **asked, "recipe": settings.recipe(), "environment": environment()})
     else:
         _print_tables(rows)
 
 
-def _timeline(file: ClickFile, step: str | None, settings: TrainerSettings) -> Timeline:
+def _timeline(file: ClickFile, step: str | None, refresh: str | None, settings: TrainerSettings) -> Timeline:
     table = file.read()
     try:
         if step is None:
             return by_period(table, idle_ms=settings.idle_ms)
-        return every(table, step, first_clicks=settings.first_round_clicks, idle_ms=settings.idle_ms)
+        return every(table, step, first_clicks=settings.first_round_clicks, idle_ms=settings.idle_ms, refresh=refresh)
     except ValueError as error:
-        raise click.UsageError(f"--every: {error}") from error
+        raise click.UsageError(str(error)) from error
     except InvalidFileError as error:
         raise InvalidFileError(f"{file.path}: {error}") from error
 

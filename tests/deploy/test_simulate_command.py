@@ -38,7 +38,7 @@ def test_methods_stand_side_by_side_period_by_period(file: Path, tmp_path: Path)
     [
         ((), "say one of --every 1d (or 10m, 20000clicks), --online and --by period"),
         (("--every", "1d", "--online"), "say one of --every"),
-        (("--every", "daily"), "--every: expected a step such as 10m, 1h, 1d or 20000clicks, got 'daily'"),
+        (("--every", "daily"), "expected a step such as 10m, 1h, 1d or 20000clicks, got 'daily'"),
         (("--online", "--method", "always"), "'always' is none of never, retrain, plain, ours"),
     ],
 )

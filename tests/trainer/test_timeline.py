@@ -31,7 +31,7 @@ def test_by_period_a_session_ends_with_its_period_and_items_not_met_before_are_p
         ("a", "x", 7), ("b", "z", 8),
     )  # fmt: skip
     timeline = by_column(table, [0, 0, 0, 0, 1, 1, 1, 1, 1])
-    cases = timeline.cases(1)
+    cases = timeline.cases(*timeline.bounds(1))
     assert len(timeline) == 1
     assert targets(timeline, cases) == ["x", "z"], "a's x after z, b's z after y: its new item is not there"
     assert cases.session.tolist() == [0, 1]
@@ -44,10 +44,10 @@ def test_a_step_cuts_by_time_and_sessions_go_on_over_the_cut() -> None:
     )  # fmt: skip
     timeline = every(table, "1h", first_clicks=1, idle_ms=HOUR_MS)
     assert timeline.ends.tolist() == [4, 6, 7]
-    assert targets(timeline, timeline.cases(1)) == ["z", "y"]
-    assert timeline.cases(1).places.tolist() == [1, 2, 4, 3, 5]
-    assert targets(timeline, timeline.cases(2)) == ["z"]
-    assert timeline.cases(2).places.tolist() == [3, 5, 6]
+    assert targets(timeline, timeline.cases(*timeline.bounds(1))) == ["z", "y"]
+    assert timeline.cases(*timeline.bounds(1)).places.tolist() == [1, 2, 4, 3, 5]
+    assert targets(timeline, timeline.cases(*timeline.bounds(2))) == ["z"]
+    assert timeline.cases(*timeline.bounds(2)).places.tolist() == [3, 5, 6]
 
 
 def test_the_first_period_goes_on_until_it_has_enough_to_learn_from() -> None:
@@ -77,7 +77,7 @@ def test_every_click_but_the_first_of_its_session_is_ranked_once_after_all_that_
         return
     ranked: list[int] = []
     for period in range(1, len(timeline) + 1):
-        cases = timeline.cases(period)
+        cases = timeline.cases(*timeline.bounds(period))
         start, end = timeline.ends[period - 1], timeline.ends[period]
         places = cases.places[cases.counted]
         assert ((places >= start) & (places < end)).all()
@@ -112,5 +112,5 @@ def test_without_a_column_or_times_the_error_says_what_else_there_is() -> None:
     table = clicks_of(("a", "x", 0), ("a", "y", 0))
     with pytest.raises(InvalidFileError, match="no column 'period' to cut by; use --every 1d, 10m or 20000clicks"):
         by_period(table)
-    with pytest.raises(InvalidFileError, match="--every 1d needs a time column, and there is none"):
+    with pytest.raises(InvalidFileError, match="a step of 1d needs a time column, and there is none"):
         every(replace(table, has_times=False), "1d", first_clicks=1)
