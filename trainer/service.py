@@ -18,6 +18,7 @@ from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
 from trainer.follower import ClickFollower
 from trainer.metrics import TrainerMetrics
+from trainer.retention import Announced, Pruned, prune, superfluous
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
 from trainer.schedule import Schedule
 from trainer.settings import TrainerSettings
@@ -157,7 +158,28 @@ class _Service:
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
         _log_result(result, seconds)
+        if isinstance(result, Published):
+            await self._make_room(executor)
         return result
+
+    async def _make_room(self, executor: ThreadPoolExecutor) -> None:
+        """Remove the versions that nothing needs any more; where that fails, the next round tries again."""
+        try:
+            announced = await self._announcer.announced()
+            pruned = await asyncio.get_running_loop().run_in_executor(executor, self._prune, announced)
+            await self._announcer.forget(pruned.gone)
+        except RecommenderError as error:
+            _log.warning("old versions not removed", error=str(error), kind=type(error).__name__)
+            return
+        for failure in pruned.failures:
+            _log.warning("old version not removed", error=failure)
+        if pruned.gone:
+            _log.info("old versions removed", versions=pruned.gone)
+
+    def _prune(self, announced: Announced) -> Pruned:
+        now_ms = self._clock_ms()
+        found = superfluous(self._registry, announced, keep=self._settings.versions_kept, now_ms=now_ms)
+        return prune(self._registry, found, now_ms=now_ms)
 
     def _failed(self, error: RecommenderError) -> None:
         wait_s = self._schedule.failed()

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.embedded_kafka import EmbeddedKafka
+from model.errors import RegistryUnavailableError
 from model.registry import Registry
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
 from tests.trainer.click_builders import MINUTE_MS, SMALL, cyclic_clicks
@@ -257,6 +258,38 @@ def test_a_registry_that_is_away_fails_rounds_which_are_tried_again_with_growing
     assert {event["kind"] for event in failed} == {"RegistryUnavailableError"}
     assert trainer.value("consecutive_failed_rounds") == 0
     assert trainer.serving() == trainer.registry.versions()[0]
+
+
+def test_versions_that_nothing_needs_go_after_each_published_round(topics: BrokerTopics, tmp_path: Path) -> None:
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"versions_kept": 1}))
+    published = []
+    for number in range(3):
+        topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+        result = run_within_deadline(trainer.run(once=True))
+        assert isinstance(result, Published)
+        published.append(result.announcement.version)
+    assert trainer.registry.versions() == published[1:], "what serves and its parent"
+    announcer = KafkaAnnouncer(topics.aiokafka, topics.models, timeout_s=5)
+    assert run_within_deadline(announcer.announced()).versions == set(published[1:])
+
+
+def test_a_version_that_cannot_be_removed_fails_no_round(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(embedded_kafka)
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"versions_kept": 1}))
+
+    def read_only(_registry: Registry, _version: str) -> None:
+        raise RegistryUnavailableError("read-only")
+
+    monkeypatch.setattr(Registry, "remove", read_only)
+    with on_events() as events:
+        for number in range(3):
+            topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+            assert isinstance(run_within_deadline(trainer.run(once=True)), Published)
+    assert len(trainer.registry.versions()) == 3
+    failures = [event["error"] for event in events if event["event"] == "old version not removed"]
+    assert failures == [f"version {trainer.registry.versions()[0]} was not removed: read-only"]
 
 
 def test_a_device_that_is_not_there_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
