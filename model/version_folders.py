@@ -6,6 +6,7 @@ does not count.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -18,9 +19,10 @@ from typing import TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from model.errors import RegistryUnavailableError
+from model.errors import RegistryFullError, RegistryUnavailableError
 
 _UNFINISHED = ".unfinished-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 
 
@@ -139,7 +141,10 @@ class VersionFolders:
         except expected:
             raise
         except Exception as error:  # every fsspec driver raises its own client's errors; all mean "not now"
-            raise RegistryUnavailableError(f"{self._url}: {type(error).__name__}: {error}") from error
+            is_full = isinstance(error, OSError) and error.errno in _NO_ROOM
+            raise (RegistryFullError if is_full else RegistryUnavailableError)(
+                f"{self._url}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _write_beside_and_rename(root: Path, name: str, files: Mapping[str, bytes]) -> None:

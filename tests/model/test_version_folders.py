@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from model.errors import RegistryUnavailableError
+from model.errors import RegistryFullError, RegistryUnavailableError
 from model.version_folders import VersionFolders
 
 FILES = {"done": b"3", "first": b"1" * 5000, "second": b""}
@@ -236,6 +237,23 @@ def test_disk_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> No
     folders = VersionFolders(str(tmp_path), COMPLETING)
     with pytest.raises(RegistryUnavailableError):
         folders.write("a", FILES | {"no such folder/file": b""})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_told_apart_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sync, room = os.fsync, iter([True, True])
+
+    def fill_up(descriptor: int) -> None:
+        if not next(room, False):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    with pytest.raises(RegistryFullError, match=os.strerror(number)):
+        VersionFolders(str(tmp_path), COMPLETING).write("a", FILES)
     assert list(tmp_path.iterdir()) == []
 
 
