@@ -1,7 +1,8 @@
 """What can go wrong in the recommender, split by what the caller can do about it.
 
-Wait and try again: `RegistryUnavailableError`. Set the record aside: `InvalidClickError`, `InvalidAnnouncementError`.
-Keep what serves now: `DamagedVersionError`, `UnknownVersionError`. Tell the user: `InvalidFileError`.
+Wait and try again: `RegistryUnavailableError`, having made room where it is a `RegistryFullError`. Set the record
+aside: `InvalidClickError`, `InvalidAnnouncementError`. Keep what serves now: `DamagedVersionError`,
+`UnknownVersionError`. Tell the user: `InvalidFileError`.
 """
 
 from typing import Literal
@@ -45,3 +46,7 @@ class UnknownVersionError(RecommenderError):
 
 class RegistryUnavailableError(RecommenderError):
     """The registry cannot be reached now; trying again later may work."""
+
+
+class RegistryFullError(RegistryUnavailableError):
+    """There is no room in the registry; what was to be written is absent."""

@@ -1,5 +1,6 @@
 """Where versions live: written once and atomically, verified whenever they are read."""
 
+import contextlib
 import datetime as dt
 import hashlib
 import re
@@ -38,6 +39,8 @@ from model.vocabulary import Vocabulary
 __all__ = ["FileEntry", "Manifest", "ModelVersion", "Registry", "new_version_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MADE_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+")
+_SWEPT_AFTER_S = 24 * 3600.0  # no write takes that long
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,11 @@ class Registry:
         Raises:
             RegistryUnavailableError: The registry cannot be read now.
         """
-        return sorted(self._folders.names(), key=lambda version: (self._created_at_ms(version), version))
+        created_at_ms: dict[str, int] = {}
+        for version in self._folders.names():
+            with contextlib.suppress(UnknownVersionError):  # removed since it was listed
+                created_at_ms[version] = self._created_at_ms(version)
+        return sorted(created_at_ms, key=lambda version: (created_at_ms[version], version))
 
     def _created_at_ms(self, version: str) -> int:
         try:
@@ -127,10 +134,8 @@ class Registry:
         return hashlib.sha256(self._manifest_bytes(version)).hexdigest()
 
     def _manifest_bytes(self, version: str) -> bytes:
-        if not _NAME.fullmatch(version):
-            raise UnknownVersionError(f"{version!r} is not a version's name (letters, digits, '.', '_' and '-')")
         try:
-            return self._folders.read(version, MANIFEST_FILE)
+            return self._folders.read(_checked(version), MANIFEST_FILE)
         except FileNotFoundError as error:
             if self._folders.exists(version):
                 raise DamagedVersionError(version, "missing-file", f"it has no {MANIFEST_FILE}") from error
@@ -225,6 +230,26 @@ class Registry:
             transitions=transitions,
         )
 
+    def remove(self, version: str) -> None:
+        """Delete a version; after an error or a crash at any point it is whole or absent.
+
+        Raises:
+            UnknownVersionError: There is no such version.
+            RegistryUnavailableError: The registry cannot be written now.
+        """
+        try:
+            self._folders.remove(_checked(version))
+        except FileNotFoundError as error:
+            raise UnknownVersionError(f"there is no version {version} at {self.location(version)}") from error
+
+    def sweep(self, now_ms: int) -> None:
+        """Delete what processes that were killed over a day ago left half written or half removed.
+
+        Raises:
+            RegistryUnavailableError: The registry cannot be read or written now.
+        """
+        self._folders.sweep(now_ms / 1000 - _SWEPT_AFTER_S, lambda name: _MADE_NAME.fullmatch(name) is not None)
+
     def _file(self, manifest: Manifest, name: str) -> bytes:
         try:
             data = self._folders.read(manifest.version, name)
@@ -232,6 +257,12 @@ class Registry:
             raise DamagedVersionError(manifest.version, "missing-file", f"it has no {name}") from error
         check_file(manifest, name, data)
         return data
+
+
+def _checked(version: str) -> str:
+    if not _NAME.fullmatch(version):
+        raise UnknownVersionError(f"{version!r} is not a version's name (letters, digits, '.', '_' and '-')")
+    return version
 
 
 def _companion_tensors(model_version: ModelVersion) -> dict[str, dict[str, Tensor]]:

@@ -178,6 +178,9 @@ class HotSwap:
 
     def _hear(self, fetched: Mapping[TopicPartition, Any]) -> None:
         for record in (record for records in fetched.values() for record in records):
+            if record.value is None and record.key != SERVING_KEY:
+                self._earlier.pop((record.key or b"").decode(errors="replace"), None)  # removed from the registry
+                continue
             try:
                 announcement = Announcement.decode(record.value or b"")
             except InvalidAnnouncementError as error:

@@ -1,13 +1,15 @@
 """The models topic: which version serves, and saying that a new one does."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from model.announcements import SERVING_KEY, Announcement
+from model.errors import InvalidAnnouncementError
 from trainer.click_log import kafka_answer, stop_consumer
 from trainer.errors import KafkaUnavailableError
+from trainer.retention import Announced
 
 _POLL_MS = 200
 
@@ -33,18 +35,36 @@ class KafkaAnnouncer:
             KafkaUnavailableError: Kafka did not answer, or has no such topic.
             InvalidAnnouncementError: What stands under the serving key is not an announcement.
         """
+        value = (await self._newest()).get(SERVING_KEY)
+        return None if value is None else Announcement.decode(value)
+
+    async def announced(self) -> Announced:
+        """Return what was said about which version, for what is kept in the registry.
+
+        Raises:
+            KafkaUnavailableError: Kafka did not answer, or has no such topic.
+            InvalidAnnouncementError: What stands under the serving key is not an announcement.
+        """
+        newest = await self._newest()
+        value = newest.pop(SERVING_KEY, None)
+        return Announced(
+            serving=None if value is None else Announcement.decode(value),
+            versions=frozenset(_as_name(key) for key in newest),
+            held=frozenset(_as_name(key) for key, value in newest.items() if _may_be_pin(value)),
+        )
+
+    async def _newest(self) -> dict[bytes, bytes]:
+        """Return the last value under every key but those with a tombstone."""
         consumer = AIOKafkaConsumer(
             group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", **self._options
         )
         try:
             await self._answer(consumer.start())
-            value = await self._newest_value(consumer)
+            return await self._read(consumer)
         finally:
             await stop_consumer(consumer)
-        return None if value is None else Announcement.decode(value)
 
-    async def _newest_value(self, consumer: Any) -> bytes | None:
-        """Return the last value under the serving key; None where there is none, or a tombstone."""
+    async def _read(self, consumer: Any) -> dict[bytes, bytes]:
         if self._topic not in await self._answer(consumer.topics()):
             raise KafkaUnavailableError(
                 f"Kafka answers but has no topic {self._topic!r}; make it with `nextclick topics create`"
@@ -55,9 +75,9 @@ class KafkaAnnouncer:
         end = (await self._answer(consumer.end_offsets([partition])))[partition]
         consumer.seek(partition, oldest)
         if oldest == end:
-            return None
-        value: bytes | None = await self._answer(_last_serving_value(consumer, partition, end))
-        return value
+            return {}
+        newest: dict[bytes, bytes] = await self._answer(_newest_values(consumer, partition, end))
+        return newest
 
     async def announce(self, announcement: Announcement) -> None:
         """Say that a version serves: first under its own name, last under the serving key, each awaited.
@@ -67,12 +87,25 @@ class KafkaAnnouncer:
         Raises:
             KafkaUnavailableError: A record was not acknowledged; the second may have been written or not.
         """
+        value = announcement.encode()
+        await self._write([(announcement.version.encode(), value), (SERVING_KEY, value)])
+
+    async def forget(self, versions: Iterable[str]) -> None:
+        """Drop what was said about versions that are gone: else the topic would grow with every version ever made.
+
+        Raises:
+            KafkaUnavailableError: A record was not acknowledged.
+        """
+        if records := [(version.encode(), None) for version in versions]:
+            await self._write(records)
+
+    async def _write(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Write records in their order, each awaited."""
         producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **self._options)
         try:
             await self._answer(producer.start())
-            for key in (announcement.version.encode(), SERVING_KEY):
-                sending = producer.send_and_wait(self._topic, announcement.encode(), key=key, partition=0)
-                await self._answer(sending)
+            for key, value in records:
+                await self._answer(producer.send_and_wait(self._topic, value, key=key, partition=0))
         finally:
             await producer.stop()
 
@@ -80,12 +113,21 @@ class KafkaAnnouncer:
         return await kafka_answer(question, self._timeout_s)
 
 
-async def _last_serving_value(consumer: Any, partition: TopicPartition, end: int) -> bytes | None:
-    value: bytes | None = None
+async def _newest_values(consumer: Any, partition: TopicPartition, end: int) -> dict[bytes, bytes]:
+    newest: dict[bytes, bytes | None] = {}
     # By position, not by the last record's offset: compaction may have removed the last ones.
     while await consumer.position(partition) < end:
         fetched = await consumer.getmany(partition, timeout_ms=_POLL_MS)
-        for record in fetched.get(partition, []):
-            if record.key == SERVING_KEY:
-                value = record.value
-    return value
+        newest |= {record.key or b"": record.value for record in fetched.get(partition, [])}
+    return {key: value for key, value in newest.items() if value is not None}
+
+
+def _as_name(key: bytes) -> str:
+    return key.decode(errors="replace")
+
+
+def _may_be_pin(value: bytes) -> bool:
+    try:
+        return Announcement.decode(value).action == "pin"
+    except InvalidAnnouncementError:
+        return True

@@ -7,6 +7,10 @@ class KafkaUnavailableError(RecommenderError):
     """Kafka did not answer, or not as needed; trying again later may work."""
 
 
+class MemoryExhaustedError(RecommenderError):
+    """A round needed more memory than there is; trying again later may work."""
+
+
 class TrainingDivergedError(RecommenderError):
     """The loss or a weight is no longer a finite number; the weights must be thrown away."""
 

@@ -32,6 +32,8 @@ class TrainerMetrics:
         self._turn_s = clock()
         self._reads_kafka = False
         self._has_read_back = False
+        self._failed_rounds = 0
+        self._last_failure: str | None = None
         counter = partial(Counter, namespace=_PREFIX, registry=registry)
         gauge = partial(Gauge, namespace=_PREFIX, registry=registry)
         seconds = partial(Histogram, namespace=_PREFIX, registry=registry, buckets=_SECONDS_BUCKETS)
@@ -60,9 +62,13 @@ class TrainerMetrics:
         self.version_info = gauge("version_info", "1 for the last version published.", ["version"])
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Whether Kafka is read and the window was read back, with details; may be called from any thread."""
-        details = {"kafka_reached": self._reads_kafka, "window_read_back": self._has_read_back}
-        return all(details.values()), details
+        """Whether Kafka is read and the window was read back, with details; may be called from any thread.
+
+        Failed rounds are told but leave it ready: clicks are read on, and a restart would mend nothing.
+        """
+        needed = {"kafka_reached": self._reads_kafka, "window_read_back": self._has_read_back}
+        told = {"consecutive_failed_rounds": self._failed_rounds, "last_failure": self._last_failure}
+        return all(needed.values()), needed | told
 
     def liveness(self) -> tuple[bool, dict[str, Any]]:
         """Whether the reading loop turned lately, Kafka there or not; may be called from any thread."""
@@ -86,15 +92,19 @@ class TrainerMetrics:
         """Note that the window holds what the topic held at the start."""
         self._has_read_back = True
 
-    def round_failed(self, consecutive: int) -> None:
+    def round_failed(self, consecutive: int, why: str) -> None:
         """Count a round that could not be held, the `consecutive`-th in a row."""
         self.rounds.labels("failed").inc()
+        self._note_failures(consecutive, why)
+
+    def _note_failures(self, consecutive: int, why: str | None) -> None:
+        self._failed_rounds, self._last_failure = consecutive, why
         self.consecutive_failed_rounds.set(consecutive)
 
     def round_ended(self, result: RoundResult, seconds: float) -> None:
         """Count a round and take over what it measured."""
         self.round_seconds.observe(seconds)
-        self.consecutive_failed_rounds.set(0)
+        self._note_failures(0, None)
         match result:
             case Published(announcement=announcement):
                 self.rounds.labels("published").inc()

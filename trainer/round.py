@@ -12,12 +12,11 @@ from typing import Literal, Protocol
 import numpy as np
 
 from model.announcements import Announcement
-from model.errors import DamagedVersionError
 from model.registry import ModelVersion, Registry, new_version_name
 from trainer.candidate import Candidate
-from trainer.errors import TrainingDivergedError
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport
 from trainer.gate import Verdict
+from trainer.incumbent import load_incumbent
 from trainer.selection import Selection, select
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
@@ -47,7 +46,7 @@ class Published:
 class Refused:
     """There was a candidate, and it must not serve; `detail` says why in words."""
 
-    reason: Literal["worse", "broken", "diverged", "superseded"]
+    reason: Literal["worse", "broken", "superseded"]
     detail: str
     report: TrainReport | None = None
     verdict: Verdict | None = None
@@ -91,6 +90,7 @@ class Round:
         self,
         window: WindowClicks,
         *,
+        mend: bool = False,
         should_stop: ShouldStop = lambda: False,
         on_progress: OnProgress = lambda _done, _total: None,
     ) -> RoundResult:
@@ -98,26 +98,25 @@ class Round:
 
         Args:
             window: The newest clicks.
+            mend: Go on from an earlier version, or from scratch, where the one that serves is damaged or gone.
             should_stop: Asked before every mini-batch; once it says so, the round ends without a trace.
             on_progress: Told how many of how many mini-batches are done.
 
         Raises:
             RegistryUnavailableError: The registry cannot be read or written now.
-            DamagedVersionError: The version that serves cannot be fine-tuned.
-            UnknownVersionError: The version that serves is not in the registry.
+            DamagedVersionError: The version that serves cannot be fine-tuned; never with `mend`.
+            UnknownVersionError: The version that serves is not in the registry; never with `mend`.
+            TrainingDivergedError: The candidate's loss or a weight is not finite; it is thrown away.
             Exception: What the announcer raises.
         """
         serving = self.announcer.serving()
         if serving is not None and serving.action == "pin":
             return Skipped("pinned", f"version {serving.version} is pinned; unpin it to let new versions serve")
-        incumbent = None if serving is None else self._load(serving)
+        incumbent = None if serving is None else load_incumbent(self.registry, serving, mend=mend)
         chosen = self._choose(window, incumbent)
         if isinstance(chosen, Skipped):
             return chosen
-        try:
-            return self._held(chosen, serving, should_stop, on_progress)
-        except TrainingDivergedError as error:
-            return Refused("diverged", str(error))
+        return self._held(chosen, serving, should_stop, on_progress)
 
     def _held(
         self, chosen: Candidate, serving: Announcement | None, should_stop: ShouldStop, on_progress: OnProgress
@@ -138,11 +137,6 @@ class Round:
         if not unbroken.publish:
             return Refused("broken", f"after the held-out clicks were learned: {unbroken.reason}", report, unbroken)
         return self._publish(taught, report, verdict, serving)
-
-    def _load(self, serving: Announcement) -> ModelVersion:
-        if self.registry.manifest_sha256(serving.version) != serving.sha256:
-            raise DamagedVersionError(serving.version, "hash", "its manifest is not the one that was announced")
-        return self.registry.load(serving.version, training=True)
 
     def _publish(
         self, candidate: Candidate, report: TrainReport, verdict: Verdict, serving: Announcement | None

@@ -13,15 +13,20 @@ import structlog
 import torch
 
 from model.announcements import Announcement
-from model.errors import RecommenderError
+from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
+from trainer.failures import memory_exhausted, what_to_do
 from trainer.follower import ClickFollower
 from trainer.metrics import TrainerMetrics
+from trainer.retention import Announced, Pruned, prune, superfluous
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
 from trainer.schedule import Schedule
 from trainer.settings import TrainerSettings
 from trainer.window import Window
+
+MEND_AFTER = 8
+"""Rounds in a row, about three minutes, that fail at a damaged serving version before learning goes on without it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -108,6 +113,7 @@ class _Service:
             clock=monotonic,
         )
         self._stopping = threading.Event()
+        self._damaged = 0  # rounds in a row that failed at the version that serves
 
     async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
         """Read and hold rounds until told to stop, or until one of the two ends; see `run`."""
@@ -141,6 +147,8 @@ class _Service:
                     await self._round(executor)
                 except RecommenderError as error:
                     self._failed(error)
+                    if isinstance(error, RegistryFullError):
+                        await self._make_room(executor)
             await asyncio.sleep(self._settings.poll_s)
         return None
 
@@ -152,19 +160,50 @@ class _Service:
         self._schedule.started(self.window.clicks_added)
         loop, started_s = asyncio.get_running_loop(), self._monotonic()
         turn = Round(self._settings, self._registry, _FromThread(self._announcer, loop), self._clock_ms)
-        result = await loop.run_in_executor(executor, partial(turn.run, window, should_stop=self._stopping.is_set))
+        held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._stopping.is_set)
+        try:
+            result = await loop.run_in_executor(executor, held)
+        except (MemoryError, RuntimeError) as error:
+            if exhausted := memory_exhausted(error):
+                raise exhausted from error
+            raise
         seconds = self._monotonic() - started_s
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
         _log_result(result, seconds)
+        if isinstance(result, Published):
+            self._damaged = 0
+            await self._make_room(executor)
         return result
+
+    async def _make_room(self, executor: ThreadPoolExecutor) -> None:
+        """Remove the versions that nothing needs any more; where that fails, the next round tries again."""
+        try:
+            announced = await self._announcer.announced()
+            pruned = await asyncio.get_running_loop().run_in_executor(executor, self._prune, announced)
+            await self._announcer.forget(pruned.gone)
+        except RecommenderError as error:
+            _log.warning("old versions not removed", error=str(error), kind=type(error).__name__)
+            return
+        for failure in pruned.failures:
+            _log.warning("old version not removed", error=failure)
+        if pruned.gone:
+            _log.info("old versions removed", versions=pruned.gone)
+
+    def _prune(self, announced: Announced) -> Pruned:
+        now_ms = self._clock_ms()
+        found = superfluous(self._registry, announced, keep=self._settings.versions_kept, now_ms=now_ms)
+        return prune(self._registry, found, now_ms=now_ms)
 
     def _failed(self, error: RecommenderError) -> None:
         wait_s = self._schedule.failed()
-        self._metrics.round_failed(self._schedule.failures)
+        self._metrics.round_failed(self._schedule.failures, f"{type(error).__name__}: {error}")
+        # What another kind of failure says about the version is nothing: the count starts anew.
+        self._damaged = self._damaged + 1 if isinstance(error, DamagedVersionError | UnknownVersionError) else 0
         _log.error(
             "round failed",
             error=str(error),
+            to_do=what_to_do(error),
             kind=type(error).__name__,
             consecutive=self._schedule.failures,
             retry_in_s=wait_s,

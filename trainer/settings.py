@@ -98,6 +98,8 @@ class TrainerSettings(BaseModel):
         0.01, description="how much worse, at that confidence, a candidate may be in Recall@20 and MRR@20"
     )
 
+    versions_kept: Size = Field(20, description="newest versions kept in the registry; older ones are removed")
+
     retry_first_s: Seconds = Field(1.0, description="wait after a failure; doubles with each further one")
     retry_longest_s: Seconds = Field(60.0, description="longest wait after a failure")
     poll_s: Seconds = Field(0.2, description="longest wait for clicks before looking at the clock again")

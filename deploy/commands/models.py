@@ -18,10 +18,11 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
-from deploy.settings import Settings
+from deploy.settings import PREFIX, Settings
 from model.announcements import Action, Announcement
-from model.errors import DamagedVersionError, UnknownVersionError
+from model.errors import DamagedVersionError, RegistryUnavailableError, UnknownVersionError
 from model.registry import Manifest, Registry
+from trainer import retention
 from trainer.announcer import KafkaAnnouncer
 
 # What the gate measured of the candidate, and of what it had to match.
@@ -58,7 +59,7 @@ def list_versions(broker: str | None, registry: str | None, *, as_json: bool) ->
     versions = open_registry(settings)
     serving = _serving(settings)
     names = versions.versions()
-    found = [_manifest(versions, name) for name in names]
+    found = [manifest for name in names if (manifest := _manifest(versions, name))]
     if serving and serving not in names:
         click.echo(f"{serving} serves, and is not in {settings.registry}: is this the workers' registry?", err=True)
     if as_json:
@@ -71,9 +72,11 @@ def list_versions(broker: str | None, registry: str | None, *, as_json: bool) ->
         click.echo(f"{settings.registry} holds no version yet; the trainer or `nextclick fit` writes the first")
 
 
-def _manifest(versions: Registry, name: str) -> Manifest | dict[str, str]:
+def _manifest(versions: Registry, name: str) -> Manifest | dict[str, str] | None:
     try:
         return versions.manifest(name)
+    except UnknownVersionError:  # the trainer has removed it since it was listed
+        return None
     except DamagedVersionError as error:
         return {"version": name, "damaged": str(error)}
 
@@ -156,3 +159,33 @@ def _announce(version: str, action: Action, settings: Settings, *, as_json: bool
         show_json({"serving": version, "action": action})
     else:
         click.echo(f"{version} serves from now on")
+
+
+@models.command(epilog="Example: nextclick models prune --keep 5 --dry-run")
+@click.option(
+    "--keep", type=click.IntRange(min=1), help=f"Newest versions to keep, instead of {PREFIX}TRAINER__VERSIONS_KEPT."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@broker_option
+@registry_option
+@json_option
+def prune(keep: int | None, broker: str | None, registry: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Remove old versions from the registry, as the trainer does after every version that it publishes.
+
+    The version that serves, its parent, pinned ones and fresh ones that were not announced yet are kept besides.
+    """
+    settings = settings_with(broker=broker, registry=registry)
+    announcer, versions, now_ms = _announcer(settings), open_registry(settings), time.time_ns() // 1_000_000
+    announced = asyncio.run(announcer.announced())
+    found = retention.superfluous(versions, announced, keep=keep or settings.trainer.versions_kept, now_ms=now_ms)
+    pruned = retention.Pruned(found, []) if dry_run else retention.prune(versions, found, now_ms=now_ms)
+    if not dry_run:
+        asyncio.run(announcer.forget(pruned.gone))
+    if pruned.failures:
+        raise RegistryUnavailableError("; ".join(pruned.failures))
+    if as_json:
+        show_json({"removed": pruned.gone, "dry_run": dry_run})
+        return
+    for version in pruned.gone:
+        click.echo(version)
+    click.echo(f"{len(pruned.gone)} versions {'would be removed' if dry_run else 'removed'} from {settings.registry}")

@@ -1,6 +1,7 @@
 """`nextclick models`: a broker, and a registry of two versions."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,36 @@ def test_a_serving_version_that_the_registry_lacks_is_noted(site: Site, registry
     assert result.exit_code == 0
     assert "other holds no version yet" in result.stdout
     assert "v1 serves, and is not in" in result.stderr
+
+
+def test_pruning_removes_what_the_dry_run_named_and_keeps_what_serves(site: Site, registry: Path) -> None:
+    for version in ("v1", "v2"):
+        models(site, registry, "promote", version)
+    shutil.copytree(registry / "v2", registry / "v3")
+    manifest = (registry / "v3" / "manifest.json").read_text()
+    (registry / "v3" / "manifest.json").write_text(
+        manifest.replace('"version": "v2"', '"version": "v3"').replace("1001", "1002")
+    )
+    models(site, registry, "promote", "v3")
+
+    foreseen = models(site, registry, "prune", "--keep", "1", "--dry-run")
+    untouched = sorted(folder.name for folder in registry.iterdir())
+    said = call(site, registry, "prune", "--keep", "1")
+
+    assert foreseen == {"removed": ["v2"], "dry_run": True}
+    assert untouched == ["v1", "v2", "v3"]
+    assert said.exit_code == 0
+    assert said.stdout.splitlines() == ["v2", f"1 versions removed from {registry}"]
+    assert sorted(folder.name for folder in registry.iterdir()) == ["v1", "v3"]
+    assert models(site, registry, "list")["serving"] == "v3"
+    assert models(site, registry, "rollback") == {"serving": "v1", "action": "rollback"}
+
+
+def test_pruning_keeps_as_many_as_the_setting_says(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v2")
+    result = nextclick("models", "prune", "--json", **site.settings, REGISTRY=registry, TRAINER__VERSIONS_KEPT="1")
+    assert last_json(result.stdout) == {"removed": [], "dry_run": False}, "the parent is kept"
+    assert call(site, registry, "prune", "--keep", "0").exit_code == 2
 
 
 def test_a_versions_manifest_is_shown_once_every_file_is_verified(registry: Path) -> None:

@@ -122,6 +122,34 @@ def test_version_with_a_damaged_manifest_is_still_listed(folder: Path) -> None:
     assert Registry(str(folder.parent)).versions() == [VERSION, "parent"]
 
 
+def test_removed_version_is_unknown_and_the_others_are_whole(registry: Registry) -> None:
+    for version in (VERSION, "other"):
+        registry.write(version_of("a", version=version))
+    registry.remove(VERSION)
+    assert registry.versions() == ["other"]
+    assert registry.load("other", training=True).version == "other"
+    with pytest.raises(UnknownVersionError):
+        registry.load(VERSION)
+
+
+@pytest.mark.parametrize("name", ["absent", "../registry", ""])
+def test_unknown_version_cannot_be_removed(registry: Registry, name: str) -> None:
+    with pytest.raises(UnknownVersionError):
+        registry.remove(name)
+
+
+def test_what_was_left_half_written_for_a_day_is_swept(folder: Path) -> None:
+    registry, left = Registry(str(folder.parent)), folder.parent / f".unfinished-{VERSION}-x"
+    left.mkdir()
+    (left / "weights.safetensors").write_bytes(b"")
+    touched_ms = int(left.stat().st_mtime * 1000)
+    registry.sweep(touched_ms + 23 * 3_600_000)
+    assert left.exists()
+    registry.sweep(touched_ms + 25 * 3_600_000)
+    assert not left.exists()
+    assert sorted(registry.versions()) == [VERSION, "parent"]
+
+
 def test_empty_registry_lists_no_versions(registry: Registry) -> None:
     assert registry.versions() == []
 

@@ -38,7 +38,7 @@ class Announcer:
             self.write(announcement.version.encode(), announcement.encode())
             self.write(SERVING_KEY, announcement.encode())
 
-    def write(self, key: bytes, value: bytes) -> None:
+    def write(self, key: bytes, value: bytes | None) -> None:
         self._producer.produce(TOPIC, value, key)
         self._producer.flush()
 

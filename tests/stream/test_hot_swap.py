@@ -176,6 +176,20 @@ async def test_bytes_that_are_no_announcement_are_counted_and_passed_over(
 
 
 @on_a_loop
+async def test_a_version_that_was_removed_from_the_registry_is_no_bad_announcement(
+    embedded_kafka: EmbeddedKafka, registry: Registry
+) -> None:
+    announcer = Announcer(embedded_kafka)
+    announcer.announce(write_version(registry, "v1"), write_version(registry, "v2"))
+    announcer.write(b"v1", None)
+    async with following(embedded_kafka, registry) as worker:
+        announcer.write(SERVING_KEY, b"junk")
+        await worker.counts("invalid-announcement", 1)
+        assert worker.serving == "v2"
+        assert list(worker.swap._earlier) == ["v2"]
+
+
+@on_a_loop
 async def test_with_a_damaged_serving_version_the_newest_earlier_whole_one_serves_from_the_start(
     embedded_kafka: EmbeddedKafka, registry: Registry, folder: Path
 ) -> None:

@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from deploy.embedded_kafka import EmbeddedKafka
 from model.announcements import SERVING_KEY, Announcement
@@ -7,6 +8,7 @@ from tests.brokers import read_records
 from tests.trainer.broker_topics import BrokerTopics, make_topics, run_within_deadline
 from trainer.announcer import KafkaAnnouncer
 from trainer.errors import KafkaUnavailableError
+from trainer.retention import Announced
 
 
 def announcement(version: str) -> Announcement:
@@ -42,6 +44,25 @@ def test_a_version_announced_without_the_serving_key_does_not_serve(topics: Brok
 def test_after_a_tombstone_nothing_serves(topics: BrokerTopics) -> None:
     topics.produce(topics.models, (SERVING_KEY, announcement("v1").encode()), (SERVING_KEY, None))
     assert run_within_deadline(announcer(topics).serving()) is None
+
+
+def test_versions_that_were_last_pinned_or_cannot_be_read_are_held(topics: BrokerTopics) -> None:
+    pins = {name: replace(announcement(name), action="pin") for name in ("v1", "v2")}
+    for said in (announcement("v1"), pins["v1"], pins["v2"], announcement("v2"), announcement("v3")):
+        run_within_deadline(announcer(topics).announce(said))
+    topics.produce(topics.models, (b"v4", b"junk"))
+    assert run_within_deadline(announcer(topics).announced()) == Announced(
+        announcement("v3"), frozenset({"v1", "v2", "v3", "v4"}), frozenset({"v1", "v4"})
+    )
+
+
+def test_forgotten_versions_leave_the_topic_and_what_serves_stays(topics: BrokerTopics) -> None:
+    for version in ("v1", "v2"):
+        run_within_deadline(announcer(topics).announce(announcement(version)))
+    run_within_deadline(announcer(topics).forget(["v1"]))
+    assert run_within_deadline(announcer(topics).announced()) == Announced(announcement("v2"), frozenset({"v2"}))
+    last = read_records(topics.bootstrap, topics.models, 5)[-1]
+    assert (last.key(), last.value()) == (b"v1", None)
 
 
 def test_bytes_under_the_serving_key_that_are_no_announcement_are_an_error(embedded_kafka: EmbeddedKafka) -> None:

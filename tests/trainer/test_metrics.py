@@ -56,7 +56,7 @@ def test_rounds_are_counted_by_result() -> None:
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     metrics.round_ended(Refused("worse", "why", REPORT, VERDICT), 1.0)
-    metrics.round_ended(Refused("diverged", "why"), 1.0)
+    metrics.round_ended(Refused("superseded", "why"), 1.0)
     metrics.round_ended(Skipped("too-few-clicks", "why"), 1.0)
     metrics.round_ended(Stopped(), 1.0)
     counts = [value(registry, "rounds_total", result=name) for name in ("refused", "skipped", "stopped", "published")]
@@ -67,23 +67,28 @@ def test_rounds_are_counted_by_result() -> None:
 def test_failed_rounds_in_a_row_are_shown_until_one_ends() -> None:
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
-    metrics.round_failed(1)
-    metrics.round_failed(2)
+    metrics.round_failed(1, "no room")
+    metrics.round_failed(2, "diverged")
     assert value(registry, "consecutive_failed_rounds") == 2
+    assert metrics.readiness()[1].items() >= {"consecutive_failed_rounds": 2, "last_failure": "diverged"}.items()
     metrics.round_ended(Skipped("too-few-clicks", "why"), 1.0)
     assert value(registry, "consecutive_failed_rounds") == 0
+    assert metrics.readiness()[1].items() >= {"consecutive_failed_rounds": 0, "last_failure": None}.items()
     assert value(registry, "rounds_total", result="failed") == 2
 
 
-def test_ready_means_kafka_answers_and_the_window_was_read_back() -> None:
+def test_ready_means_kafka_answers_and_the_window_was_read_back_whatever_became_of_rounds() -> None:
     metrics = TrainerMetrics(CollectorRegistry())
-    assert metrics.readiness() == (False, {"kafka_reached": False, "window_read_back": False})
+    no_failure = {"consecutive_failed_rounds": 0, "last_failure": None}
+    assert metrics.readiness() == (False, {"kafka_reached": False, "window_read_back": False} | no_failure)
     metrics.kafka_reached()
     assert not metrics.readiness()[0]
     metrics.window_read_back()
     assert metrics.readiness()[0]
+    metrics.round_failed(1, "no room")
+    assert metrics.readiness()[0]
     metrics.kafka_failed()
-    assert metrics.readiness() == (False, {"kafka_reached": False, "window_read_back": True})
+    assert not metrics.readiness()[0]
     metrics.kafka_reached()
     assert metrics.readiness()[0]
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.announcements import Announcement
 from model.clicks import Click
-from model.errors import DamagedVersionError
+from model.errors import DamagedVersionError, UnknownVersionError
 from model.recommender import Recommender
 from model.registry import ModelVersion, Registry
 from tests.trainer.click_builders import (
@@ -21,6 +21,7 @@ from tests.trainer.click_builders import (
     window_of,
 )
 from trainer.candidate import Candidate
+from trainer.errors import TrainingDivergedError
 from trainer.round import Published, Refused, Round, RoundResult, Skipped, Stopped
 from trainer.settings import TrainerSettings
 from trainer.window import Window
@@ -28,10 +29,11 @@ from trainer.window import Window
 ITEMS = [f"item-{number}" for number in range(24)]
 LATER_MS = 1000 * MINUTE_MS
 NAMES = itertools.count()
+NOW_MS = itertools.count(1_700_000_000_000)
 
 
 def a_round(registry: Registry, announcer: MemoryAnnouncer, settings: TrainerSettings = SMALL) -> Round:
-    return Round(settings, registry, announcer, lambda: 1_700_000_000_000, lambda: f"{next(NAMES):04x}")
+    return Round(settings, registry, announcer, lambda: next(NOW_MS), lambda: f"{next(NAMES):04x}")
 
 
 def new_registry(folder: Path) -> Registry:
@@ -219,13 +221,70 @@ def test_a_serving_version_that_is_not_the_one_announced_is_not_built_upon(tmp_p
         a_round(registry, announcer).run(window.snapshot())
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def three_versions(folder: Path) -> tuple[Registry, MemoryAnnouncer, Window]:
+    """Publish three versions, each the child of the one before, and let clicks arrive for a fourth."""
+    registry, announcer, window = first_version(folder)
+    for number in (1, 2):
+        add_clicks(window, cyclic_clicks(ITEMS, sessions=100, start_ms=number * LATER_MS))
+        assert isinstance(a_round(registry, announcer).run(window.snapshot()), Published)
+    add_clicks(window, cyclic_clicks(ITEMS, sessions=100, start_ms=3 * LATER_MS))
+    return registry, announcer, window
+
+
+def damage(registry: Registry, version: str, file_name: str = "weights.safetensors") -> None:
+    (Path(registry.location(version)) / file_name).write_bytes(b"{")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "goes_on_from"), [((2,), 1), ((1, 2), 0), ((0, 1, 2), None)], ids=["parent", "grandparent", "scratch"]
+)
+def test_a_damaged_serving_version_is_mended_from_its_newest_whole_ancestor_when_told_to(
+    tmp_path: Path, damaged: tuple[int, ...], goes_on_from: int | None
+) -> None:
+    registry, announcer, window = three_versions(tmp_path)
+    versions = [said.version for said in announcer.said]
+    for number in damaged:
+        damage(registry, versions[number])
+    with pytest.raises(DamagedVersionError):
+        a_round(registry, announcer).run(window.snapshot())
+    assert isinstance(a_round(registry, announcer).run(window.snapshot(), mend=True), Published)
+    mended = served(registry, announcer)
+    assert mended.parent == (None if goes_on_from is None else versions[goes_on_from])
+    assert mended.trained_until == window.next_offsets, "what the damaged versions had learned is learned again"
+
+
+def test_a_serving_version_without_a_readable_manifest_is_mended_from_the_newest_other(tmp_path: Path) -> None:
+    registry, announcer, window = three_versions(tmp_path)
+    versions = [said.version for said in announcer.said]
+    damage(registry, versions[2], "manifest.json")
+    assert isinstance(a_round(registry, announcer).run(window.snapshot(), mend=True), Published)
+    assert served(registry, announcer).parent == versions[1]
+
+
+def test_a_serving_version_that_is_gone_is_mended_from_the_newest_other(tmp_path: Path) -> None:
+    registry, announcer, window = three_versions(tmp_path)
+    versions = [said.version for said in announcer.said]
+    registry.remove(versions[2])
+    with pytest.raises(UnknownVersionError):
+        a_round(registry, announcer).run(window.snapshot())
+    assert isinstance(a_round(registry, announcer).run(window.snapshot(), mend=True), Published)
+    assert served(registry, announcer).parent == versions[1]
+
+
+def test_a_whole_serving_version_is_gone_on_from_even_when_told_to_mend(tmp_path: Path) -> None:
+    registry, announcer, window = three_versions(tmp_path)
+    serving = announcer.said[-1].version
+    assert isinstance(a_round(registry, announcer).run(window.snapshot(), mend=True), Published)
+    assert served(registry, announcer).parent == serving
+
+
+def test_weights_that_are_not_finite_fail_the_round(tmp_path: Path) -> None:
     registry, announcer = new_registry(tmp_path), MemoryAnnouncer()
     settings = SMALL.model_copy(update={"learning_rate": 1e38})
-    result = a_round(registry, announcer, settings).run(window_of(cyclic_clicks(ITEMS, sessions=100)).snapshot())
-    assert isinstance(result, Refused)
-    assert result.reason == "diverged"
+    with pytest.raises(TrainingDivergedError, match="lower the learning rate"):
+        a_round(registry, announcer, settings).run(window_of(cyclic_clicks(ITEMS, sessions=100)).snapshot())
     assert registry.versions() == []
+    assert announcer.serving() is None
 
 
 def test_a_version_made_to_serve_meanwhile_is_not_overruled(tmp_path: Path) -> None:

@@ -1,21 +1,27 @@
 import asyncio
+import errno
+import itertools
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from deploy.embedded_kafka import EmbeddedKafka
+from model.errors import DamagedVersionError, RegistryUnavailableError
 from model.registry import Registry
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
 from tests.trainer.click_builders import MINUTE_MS, SMALL, cyclic_clicks
 from trainer.announcer import KafkaAnnouncer
+from trainer.candidate import Candidate
 from trainer.errors import DeviceUnavailableError, KafkaUnavailableError
 from trainer.metrics import TrainerMetrics
 from trainer.round import Published, RoundResult, Skipped
-from trainer.service import run
+from trainer.service import MEND_AFTER, run
 from trainer.settings import TrainerSettings
 
 ITEMS = [f"item-{number}" for number in range(24)]
@@ -257,6 +263,146 @@ def test_a_registry_that_is_away_fails_rounds_which_are_tried_again_with_growing
     assert {event["kind"] for event in failed} == {"RegistryUnavailableError"}
     assert trainer.value("consecutive_failed_rounds") == 0
     assert trainer.serving() == trainer.registry.versions()[0]
+
+
+def test_versions_that_nothing_needs_go_after_each_published_round(topics: BrokerTopics, tmp_path: Path) -> None:
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"versions_kept": 1}))
+    published = []
+    for number in range(3):
+        topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+        result = run_within_deadline(trainer.run(once=True))
+        assert isinstance(result, Published)
+        published.append(result.announcement.version)
+    assert trainer.registry.versions() == published[1:], "what serves and its parent"
+    announcer = KafkaAnnouncer(topics.aiokafka, topics.models, timeout_s=5)
+    assert run_within_deadline(announcer.announced()).versions == set(published[1:])
+
+
+def test_a_version_that_cannot_be_removed_fails_no_round(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(embedded_kafka)
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"versions_kept": 1}))
+
+    def read_only(_registry: Registry, _version: str) -> None:
+        raise RegistryUnavailableError("read-only")
+
+    monkeypatch.setattr(Registry, "remove", read_only)
+    with on_events() as events:
+        for number in range(3):
+            topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+            assert isinstance(run_within_deadline(trainer.run(once=True)), Published)
+    assert len(trainer.registry.versions()) == 3
+    failures = [event["error"] for event in events if event["event"] == "old version not removed"]
+    assert failures == [f"version {trainer.registry.versions()[0]} was not removed: read-only"]
+
+
+def failures(events: list[Any]) -> list[Any]:
+    return [event for event in events if event["event"] == "round failed"]
+
+
+def test_a_full_disk_fails_rounds_loses_nothing_and_makes_room_for_the_next(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for as many versions as are kept: only what a removal frees lets the next round write."""
+    topics = make_topics(embedded_kafka)
+    published = []
+    for number in range(3):
+        topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+        result = run_within_deadline(Trainer(topics, tmp_path).run(once=True))
+        assert isinstance(result, Published)
+        published.append(result.announcement.version)
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"versions_kept": 2}))
+    sync = os.fsync
+
+    def sync_to_a_small_disk(descriptor: int) -> None:
+        if len(list((tmp_path / "registry").iterdir())) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_to_a_small_disk)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=10_000 * MINUTE_MS))
+    events = run_until(trainer, round_published=lambda _: True)
+    (failed,) = failures(events)
+    assert failed["kind"] == "RegistryFullError"
+    assert "make room" in failed["to_do"]
+    assert published[2] in trainer.registry.versions()
+    assert trainer.serving() == trainer.registry.versions()[-1]
+    assert {entry.name for entry in (tmp_path / "registry").iterdir()} == set(trainer.registry.versions())
+
+
+def test_memory_that_runs_out_fails_the_round_which_is_tried_again(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path)
+    train, tries = Candidate.trained, itertools.count()
+
+    def hungry(candidate: Candidate, *arguments: Any) -> Any:
+        if next(tries) < 2:
+            torch.empty(2**50)
+        return train(candidate, *arguments)
+
+    monkeypatch.setattr(Candidate, "trained", hungry)
+    events = run_until(trainer, round_published=lambda _: True)
+    assert [event["kind"] for event in failures(events)] == ["MemoryExhaustedError"] * 2
+    assert [event["retry_in_s"] for event in failures(events)] == [0.02, 0.04]
+    assert "window_clicks" in failures(events)[0]["to_do"]
+    assert trainer.serving() == trainer.registry.versions()[0]
+
+
+def test_an_error_that_nobody_foresaw_ends_the_trainer(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+
+    def broken(*_arguments: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Candidate, "trained", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_within_deadline(Trainer(topics, tmp_path).run())
+
+
+def test_rounds_that_diverge_are_failures_in_a_row_that_readiness_tells(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"learning_rate": 1e38}))
+    events = run_until(trainer, round_failed=lambda count: count == 3)
+    ready, details = trainer.metrics.readiness()
+    assert ready
+    assert details["consecutive_failed_rounds"] == trainer.value("consecutive_failed_rounds") == 3
+    assert details["last_failure"].startswith("TrainingDivergedError: ")
+    assert [event["retry_in_s"] for event in failures(events)] == [0.02, 0.04, 0.05]
+    assert trainer.registry.versions() == []
+
+
+def test_a_damaged_serving_version_stops_learning_for_a_while_and_not_for_ever(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    topics = make_topics(embedded_kafka)
+    published = []
+    for number in range(2):
+        topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+        result = run_within_deadline(Trainer(topics, tmp_path).run(once=True))
+        assert isinstance(result, Published)
+        published.append(result.announcement.version)
+    (tmp_path / "registry" / published[1] / "weights.safetensors").write_bytes(b"")
+    trainer = Trainer(topics, tmp_path)
+    with pytest.raises(DamagedVersionError):
+        run_within_deadline(trainer.run(once=True))
+    events = run_until(trainer, round_published=lambda _: True)
+    assert [event["kind"] for event in failures(events)] == ["DamagedVersionError"] * MEND_AFTER
+    assert "models rollback" in failures(events)[0]["to_do"]
+    (mended,) = [event for event in events if event["event"].startswith("the serving version cannot be")]
+    assert (mended["log_level"], mended["goes_on_from"]) == ("error", published[0])
+    serving = trainer.serving()
+    assert serving is not None
+    assert trainer.registry.manifest(serving).parent == published[0]
 
 
 def test_a_device_that_is_not_there_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
