@@ -1,5 +1,6 @@
 """The models topic: which version serves, and saying that a new one does."""
 
+import itertools
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,10 @@ class KafkaAnnouncer:
 
     async def _newest(self) -> dict[bytes, bytes]:
         """Return the last value under every key but those with a tombstone."""
+        return {key: value for key, value in dict(await self._records()).items() if value is not None}
+
+    async def _records(self) -> list[tuple[bytes, bytes | None]]:
+        """Return keys and values, oldest first, as far as compaction has left them."""
         consumer = AIOKafkaConsumer(
             group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", **self._options
         )
@@ -64,7 +69,7 @@ class KafkaAnnouncer:
         finally:
             await stop_consumer(consumer)
 
-    async def _read(self, consumer: Any) -> dict[bytes, bytes]:
+    async def _read(self, consumer: Any) -> list[tuple[bytes, bytes | None]]:
         if self._topic not in await self._answer(consumer.topics()):
             raise KafkaUnavailableError(
                 f"Kafka answers but has no topic {self._topic!r}; make it with `nextclick topics create`"
@@ -75,9 +80,33 @@ class KafkaAnnouncer:
         end = (await self._answer(consumer.end_offsets([partition])))[partition]
         consumer.seek(partition, oldest)
         if oldest == end:
-            return {}
-        newest: dict[bytes, bytes] = await self._answer(_newest_values(consumer, partition, end))
-        return newest
+            return []
+        records: list[tuple[bytes, bytes | None]] = await self._answer(_read_until(consumer, partition, end))
+        return records
+
+    async def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
+        """Make a version serve in place of `serving`.
+
+        Kafka cannot write on condition, so what was written is looked at again: where somebody announced in between, after
+        the look before, that announcement is repeated and serves on.
+
+        Returns:
+            False where another version was made to serve meanwhile; it serves on.
+
+        Raises:
+            KafkaUnavailableError: As `announce`.
+            InvalidAnnouncementError: What stands under the serving key is not an announcement.
+        """
+        if await self.serving() != serving:
+            return False
+        await self.announce(announcement)
+        ours, said = announcement.encode(), [value for key, value in await self._records() if key == SERVING_KEY]
+        *_, replaced = [None, *itertools.takewhile(lambda value: value != ours, said)]
+        if replaced is None or Announcement.decode(replaced) == serving:
+            return True
+        if said[-1] == ours:
+            await self.announce(Announcement.decode(replaced))
+        return False
 
     async def announce(self, announcement: Announcement) -> None:
         """Say that a version serves: first under its own name, last under the serving key, each awaited.
@@ -113,13 +142,13 @@ class KafkaAnnouncer:
         return await kafka_answer(question, self._timeout_s)
 
 
-async def _newest_values(consumer: Any, partition: TopicPartition, end: int) -> dict[bytes, bytes]:
-    newest: dict[bytes, bytes | None] = {}
+async def _read_until(consumer: Any, partition: TopicPartition, end: int) -> list[tuple[bytes, bytes | None]]:
+    records: list[tuple[bytes, bytes | None]] = []
     # By position, not by the last record's offset: compaction may have removed the last ones.
     while await consumer.position(partition) < end:
         fetched = await consumer.getmany(partition, timeout_ms=_POLL_MS)
-        newest |= {record.key or b"": record.value for record in fetched.get(partition, [])}
-    return {key: value for key, value in newest.items() if value is not None}
+        records += [(record.key or b"", record.value) for record in fetched.get(partition, [])]
+    return records
 
 
 def _as_name(key: bytes) -> str:

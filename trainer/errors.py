@@ -7,6 +7,10 @@ class KafkaUnavailableError(RecommenderError):
     """Kafka did not answer, or not as needed; trying again later may work."""
 
 
+class AnotherTrainerError(RecommenderError):
+    """Another trainer holds the rounds; it must end first."""
+
+
 class MemoryExhaustedError(RecommenderError):
     """A round needed more memory than there is; trying again later may work."""
 

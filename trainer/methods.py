@@ -217,9 +217,11 @@ class _Announcer:
         """See `trainer.round.Announcer`."""
         return self._serving
 
-    def announce(self, announcement: Announcement) -> None:
+    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         """See `trainer.round.Announcer`."""
-        self._serving = announcement
+        replaced = self._serving == serving
+        self._serving = announcement if replaced else self._serving
+        return replaced
 
 
 class Counted:

@@ -32,6 +32,7 @@ class TrainerMetrics:
         self._turn_s = clock()
         self._reads_kafka = False
         self._has_read_back = False
+        self._leads = False
         self._failed_rounds = 0
         self._last_failure: str | None = None
         counter = partial(Counter, namespace=_PREFIX, registry=registry)
@@ -55,6 +56,7 @@ class TrainerMetrics:
         self.new_clicks = gauge("new_clicks", "Clicks read since the last round began.")
         self.lag_clicks = gauge("lag_clicks", "Records of the clicks topic that are not read yet.")
         self.invalid_clicks = counter("invalid_clicks", "Records that are no clicks, passed over.", ["reason"])
+        self.leading = gauge("leading", "1 where this trainer holds rounds, 0 where it stands by for another.")
         self.kafka_failures = counter("kafka_failures", "Times that reading the clicks topic failed.")
         self.last_published_timestamp_seconds = gauge(
             "last_published_timestamp_seconds", "When the last version was published, Unix time; 0 before the first."
@@ -64,10 +66,15 @@ class TrainerMetrics:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether Kafka is read and the window was read back, with details; may be called from any thread.
 
-        Failed rounds are told but leave it ready: clicks are read on, and a restart would mend nothing.
+        Failed rounds are told but leave it ready: clicks are read on, and a restart would mend nothing. So is standing by
+        for another trainer: a rolling update ends the old one only when the new one is ready.
         """
         needed = {"kafka_reached": self._reads_kafka, "window_read_back": self._has_read_back}
-        told = {"consecutive_failed_rounds": self._failed_rounds, "last_failure": self._last_failure}
+        told = {
+            "leads": self._leads,
+            "consecutive_failed_rounds": self._failed_rounds,
+            "last_failure": self._last_failure,
+        }
         return all(needed.values()), needed | told
 
     def liveness(self) -> tuple[bool, dict[str, Any]]:
@@ -91,6 +98,11 @@ class TrainerMetrics:
     def window_read_back(self) -> None:
         """Note that the window holds what the topic held at the start."""
         self._has_read_back = True
+
+    def leads(self, *, leads: bool) -> None:
+        """Note whether this trainer holds rounds or stands by for another."""
+        self._leads = leads
+        self.leading.set(leads)
 
     def round_failed(self, consecutive: int, why: str) -> None:
         """Count a round that could not be held, the `consecutive`-th in a row."""

@@ -28,8 +28,12 @@ class Announcer(Protocol):
     def serving(self) -> Announcement | None:
         """Return the announcement of the version that serves, or None where none does."""
 
-    def announce(self, announcement: Announcement) -> None:
-        """Make this version serve; returns when that is certain."""
+    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
+        """Make a version serve in place of `serving`; returns when that is certain.
+
+        Returns:
+            False where that may not be: another version was made to serve meanwhile, or another trainer is at work.
+        """
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,6 @@ class Round:
     ) -> Published | Refused:
         """Write and announce a candidate that passed, unless another version was made to serve meanwhile."""
         manifest = self.registry.write(self._version(candidate, report, verdict))
-        if self.announcer.serving() != serving:
-            return Refused("superseded", "another version was made to serve meanwhile", report, verdict)
         announcement = Announcement(
             version=manifest.version,
             uri=self.registry.location(manifest.version),
@@ -153,7 +155,9 @@ class Round:
             metrics=manifest.metrics,
             announced_at_ms=self.clock_ms(),
         )
-        self.announcer.announce(announcement)
+        if not self.announcer.replace(serving, announcement):
+            detail = "another version was made to serve meanwhile, or another trainer took over"
+            return Refused("superseded", detail, report, verdict)
         return Published(announcement, report, verdict, candidate.selection)
 
     def _choose(self, window: WindowClicks, incumbent: ModelVersion | None) -> Candidate | Skipped:

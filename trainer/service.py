@@ -16,8 +16,10 @@ from model.announcements import Announcement
 from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
+from trainer.errors import AnotherTrainerError
 from trainer.failures import memory_exhausted, what_to_do
 from trainer.follower import ClickFollower
+from trainer.lease import Lease
 from trainer.metrics import TrainerMetrics
 from trainer.retention import Announced, Pruned, prune, superfluous
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
@@ -49,6 +51,8 @@ async def run(
     Told to stop, a round in progress ends between two mini-batches and leaves nothing behind; one whose candidate is
     trained is finished first, which takes seconds.
 
+    Of several trainers on one models topic one holds rounds; the others read on and take over when it ends.
+
     Args:
         kafka_options: Keyword arguments of aiokafka's clients, `bootstrap_servers` and security among them.
         clicks_topic: Where clicks come from.
@@ -65,12 +69,14 @@ async def run(
         With `once` the result of the round, None where it was told to stop before one began. Without, None.
 
     Raises:
+        AnotherTrainerError: With `once`, another trainer is at work.
         DeviceUnavailableError: The settings ask for a device that is not there.
         RecommenderError: With `once`, whatever kept the round from being held. Without, the round is tried again.
     """
     _log.info("trainer started", once=once, device=str(settings.torch_device()))
     service = _Service(
         KafkaAnnouncer(kafka_options, models_topic, timeout_s=settings.kafka_timeout_s),
+        Lease(kafka_options, models_topic, settings=settings, metrics=metrics),
         registry,
         settings,
         metrics,
@@ -91,6 +97,7 @@ class _Service:
     def __init__(
         self,
         announcer: KafkaAnnouncer,
+        lease: Lease,
         registry: Registry,
         settings: TrainerSettings,
         metrics: TrainerMetrics,
@@ -100,6 +107,7 @@ class _Service:
     ) -> None:
         self.window = Window(settings.window_clicks)
         self._announcer = announcer
+        self._lease = lease
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -121,9 +129,10 @@ class _Service:
             reading = asyncio.create_task(follower.run(give_up=once))
             rounds = asyncio.create_task(self._rounds(follower, executor, once=once))
             told = asyncio.create_task(stop.wait())
+            leasing = asyncio.create_task(self._lease.run())
             ended: set[asyncio.Task[Any]] = set()
             try:
-                ended, _ = await asyncio.wait({reading, rounds, told}, return_when=asyncio.FIRST_COMPLETED)
+                ended, _ = await asyncio.wait({reading, rounds, told, leasing}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._stopping.set()
                 if not follower.has_read_back.is_set():
@@ -131,18 +140,20 @@ class _Service:
                 for task in (told, reading):
                     task.cancel()  # does nothing to one that has ended
                 await asyncio.gather(told, reading, rounds, return_exceptions=True)
-        if reading in ended:
-            reading.result()
+                leasing.cancel()  # last: a round that is finished first still needs it
+                await asyncio.gather(leasing, return_exceptions=True)
+        for task in ended & {reading, leasing}:
+            task.result()
         return None if rounds.cancelled() else rounds.result()
 
     async def _rounds(self, follower: ClickFollower, executor: ThreadPoolExecutor, *, once: bool) -> RoundResult | None:
         await follower.has_read_back.wait()
         if once:
-            return await self._round(executor)
+            return await self._round(executor) if await self._leads_soon() else None
         while not self._stopping.is_set():
             clicks = self.window.clicks_added
             self._metrics.new_clicks.set(self._schedule.waiting(clicks))
-            if self._schedule.is_due(clicks):
+            if self._lease.held and self._schedule.is_due(clicks):
                 try:
                     await self._round(executor)
                 except RecommenderError as error:
@@ -152,6 +163,21 @@ class _Service:
             await asyncio.sleep(self._settings.poll_s)
         return None
 
+    async def _leads_soon(self) -> bool:
+        """Wait for the lease as long as a killed trainer keeps it; False where told to stop before."""
+        until_s = self._monotonic() + 2 * self._settings.lease_s
+        while not (self._lease.held or self._stopping.is_set()):
+            if self._monotonic() > until_s:
+                raise AnotherTrainerError(
+                    f"another trainer is at work (consumer group {self._lease.group}): "
+                    "leave the rounds to it, or stop it first"
+                )
+            await asyncio.sleep(self._settings.poll_s)
+        return self._lease.held
+
+    def _should_stop(self) -> bool:
+        return self._stopping.is_set() or not self._lease.held
+
     async def _round(self, executor: ThreadPoolExecutor) -> RoundResult:
         window = self.window.snapshot()
         _log.info(
@@ -159,8 +185,8 @@ class _Service:
         )
         self._schedule.started(self.window.clicks_added)
         loop, started_s = asyncio.get_running_loop(), self._monotonic()
-        turn = Round(self._settings, self._registry, _FromThread(self._announcer, loop), self._clock_ms)
-        held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._stopping.is_set)
+        turn = Round(self._settings, self._registry, _FromThread(self._announcer, self._lease, loop), self._clock_ms)
+        held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._should_stop)
         try:
             result = await loop.run_in_executor(executor, held)
         except (MemoryError, RuntimeError) as error:
@@ -213,17 +239,21 @@ class _Service:
 class _FromThread:
     """The announcer as a round sees it: its thread waits while the event loop asks Kafka."""
 
-    def __init__(self, announcer: KafkaAnnouncer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, announcer: KafkaAnnouncer, lease: Lease, loop: asyncio.AbstractEventLoop) -> None:
         self._announcer = announcer
+        self._lease = lease
         self._loop = loop
 
     def serving(self) -> Announcement | None:
         """See `trainer.round.Announcer`."""
         return asyncio.run_coroutine_threadsafe(self._announcer.serving(), self._loop).result()
 
-    def announce(self, announcement: Announcement) -> None:
+    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         """See `trainer.round.Announcer`."""
-        asyncio.run_coroutine_threadsafe(self._announcer.announce(announcement), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._replace(serving, announcement), self._loop).result()
+
+    async def _replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
+        return await self._lease.confirmed() and await self._announcer.replace(serving, announcement)
 
 
 def _set_by_signals() -> asyncio.Event:

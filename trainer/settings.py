@@ -104,6 +104,9 @@ class TrainerSettings(BaseModel):
     retry_longest_s: Seconds = Field(60.0, description="longest wait after a failure")
     poll_s: Seconds = Field(0.2, description="longest wait for clicks before looking at the clock again")
     lag_interval_s: Seconds = Field(10.0, description="seconds between looks at how far behind the reading is")
+    lease_s: Annotated[float, Ge(6)] = Field(
+        10.0, description="seconds without a sign of the trainer at work after which one that stands by takes over"
+    )
     kafka_timeout_s: Seconds = Field(20.0, description="longest wait for one answer of Kafka")
     seed: Annotated[int, Ge(0)] = Field(0, description="of every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")

@@ -86,3 +86,9 @@ class MemoryAnnouncer:
 
     def announce(self, announcement: Announcement) -> None:
         self.said.append(announcement)
+
+    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
+        if self.serving() != serving:
+            return False
+        self.announce(announcement)
+        return True

@@ -79,7 +79,7 @@ def test_failed_rounds_in_a_row_are_shown_until_one_ends() -> None:
 
 def test_ready_means_kafka_answers_and_the_window_was_read_back_whatever_became_of_rounds() -> None:
     metrics = TrainerMetrics(CollectorRegistry())
-    no_failure = {"consecutive_failed_rounds": 0, "last_failure": None}
+    no_failure = {"leads": False, "consecutive_failed_rounds": 0, "last_failure": None}
     assert metrics.readiness() == (False, {"kafka_reached": False, "window_read_back": False} | no_failure)
     metrics.kafka_reached()
     assert not metrics.readiness()[0]

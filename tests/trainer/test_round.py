@@ -353,9 +353,9 @@ class CrashingParts:
     def serving(self) -> Any:
         return self.between(self._announcer.serving)
 
-    def announce(self, announcement: Announcement) -> None:
+    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         self.moment()
-        self._announcer.announce(announcement)
+        return self._announcer.replace(serving, announcement)
 
     def should_stop(self) -> bool:
         self.moment()

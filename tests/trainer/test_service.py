@@ -26,7 +26,14 @@ from trainer.settings import TrainerSettings
 
 ITEMS = [f"item-{number}" for number in range(24)]
 QUICK = SMALL.model_copy(
-    update={"poll_s": 0.02, "retry_first_s": 0.02, "retry_longest_s": 0.05, "round_clicks": 400, "kafka_timeout_s": 5.0}
+    update={
+        "poll_s": 0.02,
+        "retry_first_s": 0.02,
+        "retry_longest_s": 0.05,
+        "round_clicks": 400,
+        "kafka_timeout_s": 5.0,
+        "lease_s": 1.2,  # the embedded broker takes a second less than this over every change of a group
+    }
 )
 
 
