@@ -7,7 +7,10 @@ most tests run on it. Its limits (librdkafka 2.16, `rdkafka_mock.c`):
 - No CreateTopics, DeleteTopics or DescribeConfigs: topics are made here. A topic that a client only asks for
   is created with 4 partitions.
 - No retention and no compaction: a compacted topic keeps every record, tombstones included.
-- No SASL, TLS or ACLs; `read_committed` sees aborted records. Do not test transactions on it.
+- No SASL, TLS or ACLs; `read_committed` sees aborted records, and commit markers have a wrong checksum, which aiokafka
+  refuses. Do not test transactions on it.
+- A second member of aiokafka's in a consumer group is refused (SyncGroup: InvalidRequest), and where members come or go
+  the next one waits for the session timeout less a second.
 - The port is chosen by the system and cannot be asked for.
 """
 

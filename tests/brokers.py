@@ -46,13 +46,13 @@ def real_kafka(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield broker
 
 
-def read_records(bootstrap: str, topic: str, count: int) -> list[Message]:
+def read_records(bootstrap: str, topic: str, count: int, *, deadline_s: float = READ_DEADLINE_S) -> list[Message]:
     """Read `count` records from the beginning of every partition, or what there is when the deadline passes."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False})
     try:
         partitions = consumer.list_topics(topic, timeout=READ_DEADLINE_S).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        records: list[Message] = consumer.consume(count, READ_DEADLINE_S)
+        records: list[Message] = consumer.consume(count, deadline_s)
         return records
     finally:
         consumer.close()

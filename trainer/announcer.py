@@ -87,8 +87,8 @@ class KafkaAnnouncer:
     async def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         """Make a version serve in place of `serving`.
 
-        Kafka cannot write on condition, so what was written is looked at again: where somebody announced in between, after
-        the look before, that announcement is repeated and serves on.
+        Kafka cannot write on condition, so the topic is looked at before and after: an announcement that somebody made
+        in between is made again, and serves on.
 
         Returns:
             False where another version was made to serve meanwhile; it serves on.

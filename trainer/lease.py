@@ -1,7 +1,7 @@
 """Which of several trainers holds rounds: the one with the lease, while the others stand by.
 
-The lease is the only partition of the models topic in a consumer group of the trainers. Whoever leaves the group hands it
-on at once; whoever is killed or cut off does so when Kafka has not heard of it for `lease_s`.
+The lease is the only partition of the models topic in a consumer group of the trainers. Whoever leaves the group hands
+it on at once; whoever is killed or cut off does so when Kafka has not heard of it for `lease_s`.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class Lease:
     ) -> None:
         self.group = f"{topic}-trainers"
         self.held = False
+        self._changed = asyncio.Event()
         self._partition = TopicPartition(topic, 0)
         self._settings = settings
         self._metrics = metrics
@@ -84,6 +85,7 @@ class Lease:
             raise KafkaUnavailableError(f"the trainers' group {self.group} cannot be joined: {error}") from error
         finally:
             self.held = False
+            self._changed.set()
             await stop_consumer(self._consumer)
 
     async def confirmed(self) -> bool:
@@ -94,13 +96,16 @@ class Lease:
         """
         try:
             async with asyncio.timeout(self._settings.kafka_timeout_s):
-                while self.held and not await self._is_member():
-                    await asyncio.sleep(_POLL_S)  # other trainers come or go; `held` is right after that
+                while self.held:
+                    self._changed.clear()
+                    if await self._is_member():
+                        return True
+                    await self._changed.wait()  # other trainers come or go; `held` is right after that
         except TimeoutError as error:
             raise KafkaUnavailableError(
                 f"Kafka did not say within {self._settings.kafka_timeout_s:g} s whether this trainer holds the lease"
             ) from error
-        return self.held
+        return False
 
     async def _is_member(self) -> bool:
         """Commit: Kafka refuses that to whoever is not, or no more, of the group as it is now."""
@@ -113,6 +118,7 @@ class Lease:
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Take note of what this trainer has in the group; called after every change of the group."""
         held_before, self.held = self.held, self._partition in partitions
+        self._changed.set()
         self._metrics.leads(leads=self.held)
         if self.held:
             self._consumer.pause(self._partition)
@@ -126,7 +132,7 @@ class Lease:
             )
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka has no types
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
 

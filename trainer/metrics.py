@@ -66,8 +66,8 @@ class TrainerMetrics:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether Kafka is read and the window was read back, with details; may be called from any thread.
 
-        Failed rounds are told but leave it ready: clicks are read on, and a restart would mend nothing. So is standing by
-        for another trainer: a rolling update ends the old one only when the new one is ready.
+        Failed rounds are told but leave it ready: clicks are read on, and a restart would mend nothing. One that stands
+        by is ready, too: a rolling update ends the old trainer only when the new one is.
         """
         needed = {"kafka_reached": self._reads_kafka, "window_read_back": self._has_read_back}
         told = {

@@ -65,6 +65,45 @@ def test_forgotten_versions_leave_the_topic_and_what_serves_stays(topics: Broker
     assert (last.key(), last.value()) == (b"v1", None)
 
 
+def test_a_version_replaces_the_one_that_serves(topics: BrokerTopics) -> None:
+    assert run_within_deadline(announcer(topics).replace(None, announcement("v1")))
+    assert run_within_deadline(announcer(topics).replace(announcement("v1"), announcement("v2")))
+    assert run_within_deadline(announcer(topics).serving()) == announcement("v2")
+
+
+def test_a_version_replaces_nothing_but_the_one_that_it_is_to(topics: BrokerTopics) -> None:
+    run_within_deadline(announcer(topics).announce(announcement("v1")))
+    assert not run_within_deadline(announcer(topics).replace(None, announcement("v2")))
+    assert not run_within_deadline(announcer(topics).replace(announcement("v0"), announcement("v2")))
+    assert run_within_deadline(announcer(topics).serving()) == announcement("v1")
+
+
+def test_after_a_tombstone_a_version_replaces_nothing_that_serves(topics: BrokerTopics) -> None:
+    topics.produce(topics.models, (SERVING_KEY, announcement("v1").encode()), (SERVING_KEY, None))
+    assert run_within_deadline(announcer(topics).replace(None, announcement("v2")))
+
+
+class Hurried(KafkaAnnouncer):
+    """Somebody else announces just before it writes, after it has looked what serves."""
+
+    others: tuple[Announcement, ...] = ()
+
+    async def announce(self, announcement: Announcement) -> None:
+        others, self.others = self.others, ()
+        for other in others:
+            await super().announce(other)
+        await super().announce(announcement)
+
+
+def test_who_is_overtaken_while_it_announces_gives_way(topics: BrokerTopics) -> None:
+    run_within_deadline(announcer(topics).announce(announcement("v1")))
+    by_hand = replace(announcement("v0"), action="pin")
+    hurried = Hurried(topics.aiokafka, topics.models, timeout_s=10)
+    hurried.others = (announcement("v3"), by_hand)
+    assert not run_within_deadline(hurried.replace(announcement("v1"), announcement("v2")))
+    assert run_within_deadline(announcer(topics).serving()) == by_hand
+
+
 def test_bytes_under_the_serving_key_that_are_no_announcement_are_an_error(embedded_kafka: EmbeddedKafka) -> None:
     topics = make_topics(embedded_kafka)
     topics.produce(topics.models, (SERVING_KEY, b"{}"))

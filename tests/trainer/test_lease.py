@@ -1,0 +1,150 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from deploy.embedded_kafka import EmbeddedKafka
+from deploy.local_kafka import LocalKafka
+from tests.stream.event_loop import eventually
+from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
+from tests.trainer.click_builders import SMALL
+from trainer.errors import KafkaUnavailableError
+from trainer.lease import Lease
+from trainer.metrics import TrainerMetrics
+
+QUICK = SMALL.model_copy(update={"lease_s": 1.2, "kafka_timeout_s": 5.0, "retry_first_s": 0.02, "retry_longest_s": 0.1})
+
+
+class Member:
+    """A trainer's lease in the making, without the trainer."""
+
+    def __init__(self, topics: BrokerTopics) -> None:
+        self.metrics = TrainerMetrics(CollectorRegistry())
+        self.lease = Lease(topics.aiokafka, topics.models, settings=QUICK, metrics=self.metrics)
+        self._task = asyncio.create_task(self.lease.run())
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def members(topics: BrokerTopics) -> AsyncIterator[Callable[[], Member]]:
+    """Yields what makes a member; all end with the block."""
+    made: list[Member] = []
+
+    def make() -> Member:
+        made.append(Member(topics))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for member in made:
+            await member.end()
+
+
+def test_a_lone_trainer_has_the_lease(topics: BrokerTopics) -> None:
+    async def main() -> None:
+        async with members(topics) as make:
+            lone = make()
+            assert not await lone.lease.confirmed()
+            await eventually(lambda: lone.lease.held, "it has the lease")
+            assert await lone.lease.confirmed()
+            assert lone.metrics.readiness()[1]["leads"]
+
+    run_within_deadline(main())
+
+
+@pytest.mark.kafka
+def test_the_first_keeps_the_lease_while_others_come_and_go_and_hands_it_on_at_once(real_kafka: LocalKafka) -> None:
+    topics = make_topics(real_kafka)
+
+    async def main() -> None:
+        standing_by = 0
+
+        def one_more(_count: int) -> None:
+            nonlocal standing_by
+            standing_by += 1
+
+        with on_events(standing_by=one_more) as events:
+            async with members(topics) as make:
+                first = make()
+                await eventually(lambda: first.lease.held, "it has the lease")
+                others = [make() for _ in range(4)]
+                await eventually(lambda: standing_by >= 4, "all others stand by")
+                await others.pop().end()
+                assert await first.lease.confirmed()
+                assert not any(other.lease.held for other in others)
+                assert not others[0].metrics.readiness()[1]["leads"]
+                await first.end()
+                assert not first.lease.held
+                await eventually(lambda: any(other.lease.held for other in others), "another has the lease")
+                assert sum([await other.lease.confirmed() for other in others]) == 1
+        assert [event["event"] for event in events].count("lease taken") == 2
+
+    run_within_deadline(main())
+
+
+@pytest.mark.kafka
+def test_who_hung_and_lost_the_lease_is_told_before_it_announces(real_kafka: LocalKafka) -> None:
+    topics = make_topics(real_kafka)
+    holds, is_to_go_on = threading.Event(), threading.Event()
+
+    async def hanging() -> bool:
+        async with members(topics) as make:
+            member = make()
+            await eventually(lambda: member.lease.held, "it has the lease")
+            holds.set()
+            is_to_go_on.wait()  # on the event loop: nothing of this member lives meanwhile
+            assert member.lease.held, "as far as it knows"
+            return await member.lease.confirmed()
+
+    async def main() -> None:
+        hung = asyncio.create_task(asyncio.to_thread(asyncio.run, hanging()))
+        await eventually(holds.is_set, "it has the lease")
+        async with members(topics) as make:
+            other = make()
+            await eventually(lambda: other.lease.held, "it has the lease")
+            is_to_go_on.set()
+            assert not await hung
+            assert await other.lease.confirmed()
+
+    run_within_deadline(main())
+
+
+def test_kafka_that_is_away_is_waited_for(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+    embedded_kafka.set_down()
+
+    async def main() -> None:
+        def bring_up(count: int) -> None:
+            if count == 2:
+                embedded_kafka.set_up()
+
+        with on_events(no_lease_without_kafka=bring_up) as events:
+            async with members(topics) as make:
+                member = make()
+                await eventually(lambda: member.lease.held, "it has the lease")
+        waits_s = [event["retry_in_s"] for event in events if event["event"] == "no lease without kafka"]
+        assert waits_s[:2] == [0.02, 0.04]
+
+    run_within_deadline(main())
+
+
+def test_kafka_that_does_not_confirm_the_lease_is_an_error(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+
+    async def main() -> None:
+        async with members(topics) as make:
+            member = make()
+            await eventually(lambda: member.lease.held, "it has the lease")
+            embedded_kafka.set_down()
+            with pytest.raises(KafkaUnavailableError, match="did not say within 5 s"):
+                await member.lease.confirmed()
+            embedded_kafka.set_up()
+
+    run_within_deadline(main())
