@@ -85,7 +85,9 @@ class TrainerSettings(BaseModel):
     )
     idle_ms: Annotated[int, Gt(0)] = Field(DEFAULT_IDLE_MS, description="event time after which a session ends (ms)")
 
-    window_clicks: Annotated[int, Ge(1000)] = Field(500_000, description="newest clicks held in memory")
+    window_clicks: Annotated[int, Ge(1000)] = Field(
+        500_000, description="newest clicks held in memory; 75 bytes each, at most 450 and 1.25 times their ids"
+    )
     round_clicks: Size | None = Field(10_000, description="new clicks that start a round; none: only the interval")
     round_interval_s: Seconds | None = Field(300.0, description="seconds between rounds; none: only the clicks")
     first_round_clicks: Size = Field(10_000, description="clicks that start the first round of a process")

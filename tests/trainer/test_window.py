@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
+import pytest
 
 from model.clicks import Click
-from trainer.window import Window
+from trainer.window import MOST_BYTES_A_CLICK, Window
 
 
 def numbered(first: int, count: int) -> list[Click]:
@@ -30,6 +33,29 @@ def test_the_window_never_holds_more_than_its_capacity_plus_the_slack() -> None:
         held.append(len(window._item))
         assert len(window) == min(100, first + 10)
     assert max(held) <= 125
+
+
+@pytest.mark.parametrize(
+    ("clicks_a_session", "items", "bound_bytes"),
+    [(8, 500, 125), (1, 10**9, MOST_BYTES_A_CLICK + 1.25 * 2 * 16)],
+    ids=["usual", "worst"],
+)
+@pytest.mark.parametrize("capacity", [8_720, 18_938])  # where the tables of ids have just grown
+def test_memory_is_bounded_by_the_capacity_whatever_goes_through(
+    capacity: int, clicks_a_session: int, items: int, bound_bytes: float
+) -> None:
+    window, at_once, most_bytes = Window(capacity), 100, 0
+    tracemalloc.start()
+    try:
+        for first in range(0, 4 * capacity, at_once):
+            places = range(first, first + at_once)
+            clicks = [Click(f"{at // clicks_a_session:016d}", f"{at % items:016d}", at) for at in places]
+            tracemalloc.reset_peak()
+            window.extend(0, places, clicks, first + at_once)
+            most_bytes = max(most_bytes, tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert most_bytes <= capacity * bound_bytes
 
 
 def test_ids_of_forgotten_clicks_are_forgotten_too() -> None:
