@@ -53,13 +53,22 @@ class Lease:
         self._options = {"request_timeout_ms": int(request_timeout_s * 1000), **kafka_options}
         self._consumer: Any = None
 
-    async def run(self) -> None:
-        """Take part until cancelled, through failures of Kafka; then leave."""
+    async def run(self, *, give_up: bool = False) -> None:
+        """Take part until cancelled; then leave.
+
+        Args:
+            give_up: Raise where Kafka does not let this trainer take part, instead of trying again after growing waits.
+
+        Raises:
+            KafkaUnavailableError: With `give_up`.
+        """
         failures = 0
         while True:
             try:
                 await self._take_part()
             except KafkaUnavailableError as error:
+                if give_up:
+                    raise
                 wait_s = self._settings.retry_wait_s(failures)
                 failures += 1
                 _log.warning("no lease without kafka", error=str(error), retry_in_s=wait_s)
@@ -84,8 +93,7 @@ class Lease:
         except KafkaError as error:
             raise KafkaUnavailableError(f"the trainers' group {self.group} cannot be joined: {error}") from error
         finally:
-            self.held = False
-            self._changed.set()
+            self._note(held=False)
             await stop_consumer(self._consumer)
 
     async def confirmed(self) -> bool:
@@ -117,9 +125,8 @@ class Lease:
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Take note of what this trainer has in the group; called after every change of the group."""
-        held_before, self.held = self.held, self._partition in partitions
-        self._changed.set()
-        self._metrics.leads(leads=self.held)
+        held_before = self.held
+        self._note(held=self._partition in partitions)
         if self.held:
             self._consumer.pause(self._partition)
             if not held_before:
@@ -130,6 +137,11 @@ class Lease:
             _log.info(
                 "standing by", group=self.group, reason="another trainer is at work; this one takes over when it ends"
             )
+
+    def _note(self, *, held: bool) -> None:
+        self.held = held
+        self._metrics.leads(leads=held)
+        self._changed.set()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

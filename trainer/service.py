@@ -129,7 +129,7 @@ class _Service:
             reading = asyncio.create_task(follower.run(give_up=once))
             rounds = asyncio.create_task(self._rounds(follower, executor, once=once))
             told = asyncio.create_task(stop.wait())
-            leasing = asyncio.create_task(self._lease.run())
+            leasing = asyncio.create_task(self._lease.run(give_up=once))
             ended: set[asyncio.Task[Any]] = set()
             try:
                 ended, _ = await asyncio.wait({reading, rounds, told, leasing}, return_when=asyncio.FIRST_COMPLETED)

@@ -16,7 +16,7 @@ from deploy.topics import TopicPlan
 from model.announcements import SERVING_KEY, Announcement
 from model.registry import Registry
 from tests.brokers import read_records
-from tests.deploy.command_line import Running, running
+from tests.deploy.command_line import Running, nextclick, running
 from tests.trainer.broker_topics import BrokerTopics
 from tests.trainer.click_builders import MINUTE_MS, SMALL, cyclic_clicks
 
@@ -42,8 +42,10 @@ class Site:
     def click(self) -> None:
         self._broker_topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=next(self._start_ms)))
 
-    def trainer(self, name: str, *options: str) -> Running:
-        settings = {
+    @property
+    def settings(self) -> dict[str, str]:
+        recipe = QUICK.model_dump(mode="json", exclude_unset=True)
+        return {
             "KAFKA__BOOTSTRAP_SERVERS": self._broker_topics.bootstrap,
             "PARTITIONS": str(self.plan.partitions),
             "TOPICS__CLICKS": self.plan.clicks,
@@ -53,15 +55,15 @@ class Site:
             "WORKER__APP_ID": self.plan.app,
             "HTTP__TRAINER_PORT": "0",
             "REGISTRY": str(self._folder / "registry"),
-        }
-        recipe = QUICK.model_dump(mode="json", exclude_unset=True)
-        settings |= {f"TRAINER__{name.upper()}": json.dumps(value) for name, value in recipe.items()}
-        return self._started.enter_context(running(self._folder / name, "trainer", *options, **settings))
+        } | {f"TRAINER__{name.upper()}": json.dumps(value) for name, value in recipe.items()}
 
-    def served(self) -> list[str]:
-        """Return the versions that were announced to serve, first to last."""
+    def trainer(self, name: str, *options: str) -> Running:
+        return self._started.enter_context(running(self._folder / name, "trainer", *options, **self.settings))
+
+    def said(self) -> list[Announcement]:
+        """Return what was announced to serve, first to last."""
         records = read_records(self._broker_topics.bootstrap, self.plan.models, 1000, deadline_s=2.0)
-        return [Announcement.decode(record.value()).version for record in records if record.key() == SERVING_KEY]
+        return [Announcement.decode(record.value()) for record in records if record.key() == SERVING_KEY]
 
 
 @pytest.fixture
@@ -87,17 +89,22 @@ def test_one_trains_and_the_other_takes_over_when_it_hangs_or_ends(site: Site) -
     standby.wait_until(says(standby, "round published"), "it takes over from one that hangs")
     at_work.process.send_signal(signal.SIGCONT)
     at_work.wait_until(says(at_work, "lease lost"), "the one that hung knows")
+    assert nextclick("models", "rollback", **site.settings).exit_code == 0
     site.click()
-    standby.wait_until(says(standby, "round published", 2), "the one that took over goes on")
+    standby.wait_until(
+        says(standby, "round published", 2), "the one that took over goes on from what an operator chose"
+    )
 
     assert standby.end(signal.SIGTERM) == 0
     site.click()
     at_work.wait_until(says(at_work, "round published", 2), "it takes over again")
     assert at_work.end(signal.SIGTERM) == 0
 
-    served = site.served()
-    assert len(served) == len(set(served)) == 4
-    assert [site.registry.manifest(version).parent for version in served] == [None, *served[:-1]]
+    said = site.said()
+    assert [announcement.action for announcement in said] == ["promote", "promote", "rollback", "promote", "promote"]
+    for replaced, announcement in itertools.pairwise(said):
+        if announcement.action == "promote":
+            assert site.registry.manifest(announcement.version).parent == replaced.version
 
 
 def test_once_beside_a_trainer_at_work_fails_and_says_so(site: Site) -> None:

@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 
-from deploy.embedded_kafka import EmbeddedKafka
+from deploy.embedded_kafka import ApiKey, EmbeddedKafka
 from deploy.local_kafka import LocalKafka
 from tests.stream.event_loop import eventually
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
@@ -133,6 +134,22 @@ def test_kafka_that_is_away_is_waited_for(embedded_kafka: EmbeddedKafka) -> None
         assert waits_s[:2] == [0.02, 0.04]
 
     run_within_deadline(main())
+
+
+def test_once_kafka_that_is_away_is_an_error(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+    lease = Lease(topics.aiokafka, topics.models, settings=QUICK, metrics=TrainerMetrics(CollectorRegistry()))
+    embedded_kafka.set_down()
+    with pytest.raises(KafkaUnavailableError):
+        run_within_deadline(lease.run(give_up=True))
+
+
+def test_a_group_that_may_not_be_joined_is_named(embedded_kafka: EmbeddedKafka) -> None:
+    topics = make_topics(embedded_kafka)
+    lease = Lease(topics.aiokafka, topics.models, settings=QUICK, metrics=TrainerMetrics(CollectorRegistry()))
+    embedded_kafka.push_request_errors(ApiKey.JOIN_GROUP, [KafkaError.GROUP_AUTHORIZATION_FAILED] * 3)
+    with pytest.raises(KafkaUnavailableError, match=f"{topics.models}-trainers cannot be joined: .*Authorization"):
+        run_within_deadline(lease.run(give_up=True))
 
 
 def test_kafka_that_does_not_confirm_the_lease_is_an_error(embedded_kafka: EmbeddedKafka) -> None:
