@@ -2,6 +2,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
@@ -11,12 +12,11 @@ from deploy.embedded_kafka import ApiKey, EmbeddedKafka
 from deploy.local_kafka import LocalKafka
 from tests.stream.event_loop import eventually
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
-from tests.trainer.click_builders import SMALL
-from trainer.errors import KafkaUnavailableError
+from tests.trainer.click_builders import cyclic_clicks
+from tests.trainer.test_service import ITEMS, QUICK, Trainer, run_until
+from trainer.errors import AnotherTrainerError, KafkaUnavailableError
 from trainer.lease import Lease
 from trainer.metrics import TrainerMetrics
-
-QUICK = SMALL.model_copy(update={"lease_s": 1.2, "kafka_timeout_s": 5.0, "retry_first_s": 0.02, "retry_longest_s": 0.1})
 
 
 class Member:
@@ -165,3 +165,62 @@ def test_kafka_that_does_not_confirm_the_lease_is_an_error(embedded_kafka: Embed
             embedded_kafka.set_up()
 
     run_within_deadline(main())
+
+
+class AsTold:
+    """Takes the place of `Lease`: held until told otherwise."""
+
+    group = "trainers"
+
+    def __init__(self) -> None:
+        self.held = True
+        self.is_confirmed = True
+
+    async def run(self, **_keywords: object) -> None:
+        await asyncio.Event().wait()
+
+    async def confirmed(self) -> bool:
+        return self.is_confirmed
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> AsTold:
+    lease = AsTold()
+    monkeypatch.setattr("trainer.service.Lease", lambda *_arguments, **_keywords: lease)
+    return lease
+
+
+def test_a_round_ends_without_a_trace_when_the_lease_is_lost(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, told: AsTold
+) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"epochs_first": 10**7}))
+
+    def lose(_count: int) -> bool:
+        told.held = False
+        return False
+
+    run_until(trainer, round_started=lose, round_stopped=lambda _: True)
+    assert trainer.registry.versions() == []
+    assert trainer.serving() is None
+
+
+def test_a_version_is_not_announced_where_kafka_says_that_the_lease_is_lost(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, told: AsTold
+) -> None:
+    topics = make_topics(embedded_kafka)
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path)
+    told.is_confirmed = False
+    events = run_until(trainer, round_refused=lambda _: True)
+    assert [event["reason"] for event in events if event["event"] == "round refused"] == ["superseded"]
+    assert trainer.serving() is None
+
+
+def test_once_waits_for_the_lease_and_then_gives_up(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path, told: AsTold
+) -> None:
+    told.held = False
+    with pytest.raises(AnotherTrainerError, match="leave the rounds to it, or stop it first"):
+        run_within_deadline(Trainer(make_topics(embedded_kafka), tmp_path).run(once=True))
