@@ -1,16 +1,17 @@
-"""What the models topic says: which version serves, and what was last said about each version.
+"""What the models topic says: which version serves, how it was refreshed, what was last said about each version.
 
 The topic is compacted and has one partition. Under `SERVING_KEY` stands the announcement of the version that
-serves, under a version's name the last announcement about that version.
+serves, under `REFRESH_KEY` that of the newest refresh, under a version's name the last announcement about that version.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from model.errors import InvalidAnnouncementError
 
 SERVING_KEY = b"serving"
+REFRESH_KEY = b"refresh"
 Action = Literal["promote", "rollback", "pin"]
 
 
@@ -44,10 +45,47 @@ class Announcement(msgspec.Struct, frozen=True):
         Raises:
             InvalidAnnouncementError: The bytes are not an announcement.
         """
-        try:
-            return _decoder.decode(data)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise InvalidAnnouncementError(f"the value is not an announcement: {error}") from error
+        return _decoded(_decoder, data)
+
+
+class RefreshAnnouncement(msgspec.Struct, frozen=True):
+    """What stands under `REFRESH_KEY`.
+
+    Attributes:
+        refresh: Name of the refresh.
+        base: The version that it changes; while another one serves it means nothing.
+        sha256: Hex SHA-256 of its manifest.json.
+        announced_at_ms: When, milliseconds since the Unix epoch, UTC.
+    """
+
+    refresh: str
+    base: str
+    sha256: str
+    announced_at_ms: int
+
+    def encode(self) -> bytes:
+        """Return the record's value, JSON."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> "RefreshAnnouncement":
+        """Read a record's value; unknown fields are ignored.
+
+        Raises:
+            InvalidAnnouncementError: The bytes are not such an announcement.
+        """
+        return _decoded(_refresh_decoder, data)
+
+
+_T = TypeVar("_T")
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidAnnouncementError(f"the value is not an announcement: {error}") from error
 
 
 _decoder = msgspec.json.Decoder(Announcement)
+_refresh_decoder = msgspec.json.Decoder(RefreshAnnouncement)

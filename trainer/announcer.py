@@ -5,7 +5,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from model.announcements import SERVING_KEY, Announcement
+from model.announcements import REFRESH_KEY, SERVING_KEY, Announcement, RefreshAnnouncement
 from model.errors import InvalidAnnouncementError
 from trainer.click_log import kafka_answer, stop_consumer
 from trainer.errors import KafkaUnavailableError
@@ -47,6 +47,7 @@ class KafkaAnnouncer:
         """
         newest = await self._newest()
         value = newest.pop(SERVING_KEY, None)
+        newest.pop(REFRESH_KEY, None)
         return Announced(
             serving=None if value is None else Announcement.decode(value),
             versions=frozenset(_as_name(key) for key in newest),
@@ -89,6 +90,14 @@ class KafkaAnnouncer:
         """
         value = announcement.encode()
         await self._write([(announcement.version.encode(), value), (SERVING_KEY, value)])
+
+    async def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
+        """Let workers hear of a refresh.
+
+        Raises:
+            KafkaUnavailableError: The record was not acknowledged.
+        """
+        await self._write([(REFRESH_KEY, announcement.encode())])
 
     async def forget(self, versions: Iterable[str]) -> None:
         """Drop what was said about versions that are gone: else the topic would grow with every version ever made.

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from model.refresh import Refresh
 from trainer.gate import Verdict
 from trainer.round import Published, Refused, RoundResult, Skipped, Stopped
 
@@ -44,6 +45,9 @@ class TrainerMetrics:
             "consecutive_failed_rounds", "Rounds failed since the last that did not."
         )
         self.round_seconds = seconds("round_seconds", "Wall time of rounds.")
+        self.refreshes = counter("refreshes", "Refreshes of the serving version by what came of them.", ["result"])
+        self.refresh_seconds = seconds("refresh_seconds", "Wall time of refreshes.")
+        self.refreshed_items = gauge("refreshed_items", "Items that the last refresh appended to the version.")
         self.train_seconds = seconds("train_seconds", "Wall time of training in rounds that came to the gate.")
         self.clicks_per_second = gauge("clicks_per_second", "Training speed of the last round, every epoch counted.")
         self.loss = gauge("loss", "Mean training loss of the last round's last epoch.")
@@ -100,6 +104,13 @@ class TrainerMetrics:
     def _note_failures(self, consecutive: int, why: str | None) -> None:
         self._failed_rounds, self._last_failure = consecutive, why
         self.consecutive_failed_rounds.set(consecutive)
+
+    def refresh_ended(self, refresh: Refresh | None, seconds: float) -> None:
+        """Count a look for what to refresh, which may have found nothing."""
+        self.refreshes.labels("nothing-new" if refresh is None else "announced").inc()
+        if refresh is not None:
+            self.refresh_seconds.observe(seconds)
+            self.refreshed_items.set(len(refresh.item_ids))
 
     def round_ended(self, result: RoundResult, seconds: float) -> None:
         """Count a round and take over what it measured."""

@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 import torch
 
-from model.announcements import Announcement
+from model.announcements import Announcement, RefreshAnnouncement
 from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
 from trainer.failures import memory_exhausted, what_to_do
 from trainer.follower import ClickFollower
 from trainer.metrics import TrainerMetrics
+from trainer.refresh import Refresher
 from trainer.retention import Announced, Pruned, prune, superfluous
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
 from trainer.schedule import Schedule
@@ -27,6 +28,9 @@ from trainer.window import Window
 
 MEND_AFTER = 8
 """Rounds in a row, about three minutes, that fail at a damaged serving version before learning goes on without it."""
+
+REFRESH_REST = 10
+"""A refresh is followed by a rest of this many times what it took: a vast catalogue must not keep a core busy."""
 
 _log = structlog.get_logger(__name__)
 
@@ -113,6 +117,8 @@ class _Service:
             clock=monotonic,
         )
         self._stopping = threading.Event()
+        self._refresher: Refresher | None = None
+        self._refresh_due_s = monotonic()
         self._damaged = 0  # rounds in a row that failed at the version that serves
 
     async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
@@ -149,6 +155,8 @@ class _Service:
                     self._failed(error)
                     if isinstance(error, RegistryFullError):
                         await self._make_room(executor)
+            elif self._settings.refresh_interval_s is not None and self._monotonic() >= self._refresh_due_s:
+                await self._refresh(executor, self._settings.refresh_interval_s)
             await asyncio.sleep(self._settings.poll_s)
         return None
 
@@ -173,8 +181,27 @@ class _Service:
         _log_result(result, seconds)
         if isinstance(result, Published):
             self._damaged = 0
+            self._refresh_due_s = self._monotonic()  # clicks came during the round
             await self._make_room(executor)
         return result
+
+    async def _refresh(self, executor: ThreadPoolExecutor, interval_s: float) -> None:
+        """Let workers have what came since the last round; where that fails, the next refresh has it."""
+        loop, started_s = asyncio.get_running_loop(), self._monotonic()
+        if self._refresher is None:
+            announcer = _FromThread(self._announcer, loop)
+            self._refresher = Refresher(self._settings, self._registry, announcer, self._clock_ms)
+        try:
+            refresh = await loop.run_in_executor(executor, self._refresher.run, self.window.snapshot())
+        except RecommenderError as error:
+            self._metrics.refreshes.labels("failed").inc()
+            _log.warning("refresh failed", error=str(error), kind=type(error).__name__)
+        else:
+            self._metrics.refresh_ended(refresh, self._monotonic() - started_s)
+            if refresh is not None:
+                _log.debug("refreshed", base=refresh.base, refresh=refresh.name, new_items=len(refresh.item_ids))
+        took_s = self._monotonic() - started_s
+        self._refresh_due_s = self._monotonic() + max(interval_s, REFRESH_REST * took_s)
 
     async def _make_room(self, executor: ThreadPoolExecutor) -> None:
         """Remove the versions that nothing needs any more; where that fails, the next round tries again."""
@@ -211,7 +238,7 @@ class _Service:
 
 
 class _FromThread:
-    """The announcer as a round sees it: its thread waits while the event loop asks Kafka."""
+    """The announcer as rounds and refreshes see it: their thread waits while the event loop asks Kafka."""
 
     def __init__(self, announcer: KafkaAnnouncer, loop: asyncio.AbstractEventLoop) -> None:
         self._announcer = announcer
@@ -224,6 +251,10 @@ class _FromThread:
     def announce(self, announcement: Announcement) -> None:
         """See `trainer.round.Announcer`."""
         asyncio.run_coroutine_threadsafe(self._announcer.announce(announcement), self._loop).result()
+
+    def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
+        """See `trainer.refresh.RefreshAnnouncer`."""
+        asyncio.run_coroutine_threadsafe(self._announcer.announce_refresh(announcement), self._loop).result()
 
 
 def _set_by_signals() -> asyncio.Event:

@@ -89,6 +89,9 @@ class TrainerSettings(BaseModel):
     round_clicks: Size | None = Field(10_000, description="new clicks that start a round; none: only the interval")
     round_interval_s: Seconds | None = Field(300.0, description="seconds between rounds; none: only the clicks")
     first_round_clicks: Size = Field(10_000, description="clicks that start the first round of a process")
+    refresh_interval_s: Seconds | None = Field(
+        5.0, description="seconds between refreshes of the serving version's counts and items; none: only rounds"
+    )
     minimum_clicks: Size = Field(1_000, description="a round with fewer new clicks to train on is skipped")
     replay_share: Annotated[float, Ge(0)] = Field(0.25, description="older clicks trained again, per new click")
     holdout_share: Share = Field(0.2, description="newest share of the new clicks, kept back for the gate")

@@ -12,8 +12,11 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from deploy.embedded_kafka import EmbeddedKafka
+from model.announcements import REFRESH_KEY, RefreshAnnouncement
 from model.errors import DamagedVersionError, RegistryUnavailableError
+from model.refreshes import Refreshes
 from model.registry import Registry
+from tests.brokers import read_records
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
 from tests.trainer.click_builders import MINUTE_MS, SMALL, cyclic_clicks
 from trainer.announcer import KafkaAnnouncer
@@ -177,6 +180,45 @@ def test_clicks_are_read_on_while_a_round_trains(embedded_kafka: EmbeddedKafka, 
     run_within_deadline(main())
     assert trainer.value("window_clicks") == 2400
     assert trainer.value("rounds_total", result="stopped") == 1
+
+
+def test_between_rounds_workers_hear_of_new_items(topics: BrokerTopics, tmp_path: Path) -> None:
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"refresh_interval_s": 0.02}))
+
+    def a_few_clicks(_: int) -> bool:
+        topics.produce_clicks(cyclic_clicks(["item-3", "new"], sessions=1, clicks=2, start_ms=1000 * MINUTE_MS))
+        return False
+
+    events = run_until(trainer, round_published=a_few_clicks, refreshed=lambda _: True)
+    refreshed = next(event for event in events if event["event"] == "refreshed")
+    assert refreshed["base"] == trainer.serving()
+    assert refreshed["new_items"] == 1
+    assert trainer.value("refreshes_total", result="announced") == 1
+    said = read_records(topics.bootstrap, topics.models, 3)[-1]
+    assert said.key() == REFRESH_KEY
+    assert RefreshAnnouncement.decode(said.value()).refresh == refreshed["refresh"]
+    assert names(events).count("round started") == 1
+
+
+def test_a_refresh_that_fails_is_made_up_for_by_the_next(
+    topics: BrokerTopics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"refresh_interval_s": 0.02}))
+
+    def a_few_clicks(_: int) -> bool:
+        topics.produce_clicks(cyclic_clicks(["item-3", "new"], sessions=1, clicks=2, start_ms=1000 * MINUTE_MS))
+        return False
+
+    def away(*_: object) -> str:
+        monkeypatch.undo()
+        raise RegistryUnavailableError("gone fishing")
+
+    monkeypatch.setattr(Refreshes, "write", away)
+    events = run_until(trainer, round_published=a_few_clicks, refreshed=lambda _: True)
+    assert names(events)[-3:] == ["refresh failed", "refreshed", "trainer stopped"]
+    assert trainer.value("refreshes_total", result="failed") == 1
 
 
 def test_kafka_away_at_the_start_is_waited_for_with_growing_waits(
