@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import click
 import msgspec
 
-from deploy import topics
+from deploy import topics, version_report
 from deploy.commands.options import (
     broker_option,
     json_option,
@@ -18,6 +19,7 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
+from deploy.plots import plot_rounds
 from deploy.settings import PREFIX, Settings
 from model.announcements import Action, Announcement
 from model.errors import DamagedVersionError, RegistryUnavailableError, UnknownVersionError
@@ -159,6 +161,40 @@ def _announce(version: str, action: Action, settings: Settings, *, as_json: bool
         show_json({"serving": version, "action": action})
     else:
         click.echo(f"{version} serves from now on")
+
+
+@models.command(epilog="Example: nextclick models report --plot rounds.png")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it as this PNG.")
+@registry_option
+@json_option
+def report(plot: Path | None, registry: str | None, *, as_json: bool) -> None:
+    """Show quality by round: each version at its gate beside what it replaced, on clicks that neither had seen."""
+    settings = settings_with(registry=registry)
+    versions = open_registry(settings)
+    found = (_manifest(versions, name) for name in versions.versions())
+    rows = version_report.report(manifest for manifest in found if isinstance(manifest, Manifest))
+    if plot:
+        plot_rounds(rows, plot)
+    if as_json:
+        show_json({"versions": rows})
+        return
+    table = table_of(
+        f"versions in {settings.registry}",
+        "made",
+        "version",
+        "clicks",
+        "items",
+        "Recall@20",
+        "before",
+        "MRR@20",
+        "before",
+    )
+    for row in rows:
+        shown = [row[f"{side}{name}"] for name in version_report.GATED for side in ("", "incumbent_")]
+        counts = (f"{row[name]:,}" if row[name] is not None else "" for name in ("clicks", "items"))
+        metrics = (f"{value:.4f}" if value is not None else "" for value in shown)
+        table.add_row(row["created_at"], row["version"], *counts, *metrics)
+    output.print(table)
 
 
 @models.command(epilog="Example: nextclick models prune --keep 5 --dry-run")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,35 @@ def test_a_versions_manifest_is_shown_once_every_file_is_verified(registry: Path
     assert (json.loads(shown.stdout)["parent"], json.loads(shown.stdout)["items"]) == ("v1", 3)
     assert damaged.exit_code == 1
     assert "version v2 is damaged (size)" in damaged.stderr
+
+
+def test_the_report_shows_each_gate_and_draws_it(registry: Path, tmp_path: Path) -> None:
+    written = Registry(str(registry))
+    version = replace(
+        written.load("v2"),
+        version="v3",
+        parent="v2",
+        trained_until={0: 70, 1: 30},
+        metrics={"cases": 9.0, "recall@20": 0.6, "incumbent_recall@20": 0.5, "mrr@20": 0.3, "incumbent_mrr@20": 0.2},
+        created_at_ms=1_790_000_000_000,
+    )
+    written.write(version)
+    result = nextclick("models", "report", "--json", "--plot", str(tmp_path / "rounds.png"), REGISTRY=registry)
+    assert result.exit_code == 0, result.stderr
+    rows = last_json(result.stdout)["versions"]
+    assert isinstance(rows, list)
+    assert [row["version"] for row in rows] == ["v1", "v2", "v3"]
+    assert rows[2] == {
+        "version": "v3",
+        "parent": "v2",
+        "created_at": "2026-09-21T14:13:20+00:00",
+        "items": 3,
+        "clicks": 100,
+        "cases": 9.0,
+        "recall@20": 0.6,
+        "incumbent_recall@20": 0.5,
+        "mrr@20": 0.3,
+        "incumbent_mrr@20": 0.2,
+    }
+    assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert "0.6000" in nextclick("models", "report", REGISTRY=registry).stdout
