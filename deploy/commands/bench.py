@@ -48,7 +48,7 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     return sizes
 
 
-@click.group()
+@click.group(epilog="Example: nextclick bench stream --json")
 def bench() -> None:
     """Measure; every figure in the README comes from here."""
 
