@@ -12,19 +12,22 @@ from model.errors import InvalidAnnouncementError
 
 SERVING_KEY = b"serving"
 REFRESH_KEY = b"refresh"
-Action = Literal["promote", "rollback", "pin"]
+Action = Literal["promote", "rollback", "pin", "reject"]
 
 
-class Announcement(msgspec.Struct, frozen=True):
+class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """One record of the models topic.
 
     Attributes:
-        version: The version that serves from now on.
+        version: The version that serves from now on; of `reject`, the one that must not.
         uri: Where it lies, for people; a worker reads it from the registry that it was given.
         sha256: Hex SHA-256 of its manifest.json, which in turn holds those of all other files.
-        action: `promote` a new version, `rollback` to an older one, or `pin` one so that no promotion replaces it.
-        metrics: What the gate measured, by name.
+        action: `promote` a new version, `rollback` to an older one, or `pin` one so that no promotion replaces it;
+            `reject` one that failed on live clicks. A rejection stands under the version's name alone, until something
+            else is said about that version.
+        metrics: What the gate measured, by name; of `reject`, what live clicks showed.
         announced_at_ms: When, milliseconds since the Unix epoch, UTC.
+        by_operator: Whether a person chose the version; what a person chose is not rolled back by itself.
     """
 
     version: str
@@ -33,6 +36,7 @@ class Announcement(msgspec.Struct, frozen=True):
     action: Action
     metrics: dict[str, float]
     announced_at_ms: int
+    by_operator: bool = False
 
     def encode(self) -> bytes:
         """Return the record's value, JSON."""

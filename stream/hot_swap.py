@@ -134,6 +134,9 @@ class HotSwap:
                 log.warning("announcement refused", offset=record.offset, error=str(error))
                 self._metrics.swaps.labels("invalid-announcement").inc()
                 continue
+            if announcement.action == "reject":
+                self._earlier.pop(announcement.version, None)
+                continue
             self._earlier[announcement.version] = announcement
             if record.key == SERVING_KEY:
                 self._announced = announcement

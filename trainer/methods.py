@@ -18,6 +18,7 @@ from trainer.fine_tune import train
 from trainer.fit import fit
 from trainer.learner import as_rows, in_order_of_appearance
 from trainer.refresh import Refresher
+from trainer.retention import Announced
 from trainer.round import Published, Round
 from trainer.scorers import NetworkScorer, PopularityScorer, Scorer, scorer_of
 from trainer.settings import TrainerSettings
@@ -205,6 +206,10 @@ class _Announcer:
     def serving(self) -> Announcement | None:
         """See `trainer.round.Announcer`."""
         return self._serving
+
+    def announced(self) -> Announced:
+        """See `trainer.round.Announcer`; nothing is ever rejected here."""
+        return Announced(self._serving)
 
     def announce(self, announcement: Announcement) -> None:
         """See `trainer.round.Announcer`."""

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from model.refresh import Refresh
 from trainer.gate import Verdict
+from trainer.rollback import Watched
 from trainer.round import Published, Refused, RoundResult, Skipped, Stopped
 
 _PREFIX = "nextclick_trainer"
@@ -55,6 +56,19 @@ class TrainerMetrics:
             "gate", "What the last gate measured, of the candidate and of what it had to match.", ["metric", "side"]
         )
         self.gate_cases = gauge("gate_cases", "Next clicks that the last gate ranked.")
+        self.rollbacks = counter(
+            "rollbacks",
+            "Versions taken back: worse on live clicks, or rejected so before a crash (unfinished).",
+            ["cause"],
+        )
+        for cause in ("worse", "unfinished"):
+            self.rollbacks.labels(cause)
+        self.live_difference = gauge(
+            "live_difference",
+            "Serving version less its parent on live clicks, mean and upper bound.",
+            ["metric", "value"],
+        )
+        self.live_cases = gauge("live_cases", "Live next clicks that both were last compared on.")
         self.window_clicks = gauge("window_clicks", "Clicks held in memory.")
         self.new_clicks = gauge("new_clicks", "Clicks read since the last round began.")
         self.lag_clicks = gauge("lag_clicks", "Records of the clicks topic that are not read yet.")
@@ -130,6 +144,18 @@ class TrainerMetrics:
                 self.rounds.labels("stopped").inc()
         if isinstance(result, Published | Refused):
             self._measured(result)
+
+    def looked(self, found: Watched) -> None:
+        """Take over what live clicks showed of the version that serves, and count a rollback."""
+        if found.outcome != "kept":
+            self.rollbacks.labels(found.outcome).inc()
+        if found.look is None:
+            return
+        measured = found.look.metrics
+        self.live_cases.set(measured["cases"])
+        for metric in ("recall@20", "mrr@20"):
+            self.live_difference.labels(metric, "mean").set(measured[f"{metric}_difference"])
+            self.live_difference.labels(metric, "upper").set(measured[f"{metric}_difference_upper"])
 
     def _measured(self, result: Published | Refused) -> None:
         if result.report is not None:

@@ -13,17 +13,19 @@ FRESH_MS = 3_600_000
 
 @dataclass(frozen=True)
 class Announced:
-    """What the models topic says, as far as it matters for what is kept.
+    """What the models topic says.
 
     Attributes:
         serving: The announcement of the version that serves; None where none does.
         versions: About which something was said under their own name.
         held: Those of them whose last announcement is a pin, or cannot be read and so may be one.
+        rejected: Those of them whose last announcement is a rejection.
     """
 
     serving: Announcement | None = None
     versions: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
+    rejected: frozenset[str] = frozenset()
 
 
 def superfluous(registry: Registry, announced: Announced, *, keep: int, now_ms: int) -> list[str]:

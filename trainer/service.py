@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -21,6 +21,7 @@ from trainer.follower import ClickFollower
 from trainer.metrics import TrainerMetrics
 from trainer.refresh import Refresher
 from trainer.retention import Announced, Pruned, prune, superfluous
+from trainer.rollback import Watch
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
 from trainer.schedule import Schedule
 from trainer.settings import TrainerSettings
@@ -32,6 +33,7 @@ MEND_AFTER = 8
 REFRESH_REST = 10
 """A refresh is followed by a rest of this many times what it took: a vast catalogue must not keep a core busy."""
 
+_Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
 
 
@@ -143,14 +145,19 @@ class _Service:
 
     async def _rounds(self, follower: ClickFollower, executor: ThreadPoolExecutor, *, once: bool) -> RoundResult | None:
         await follower.has_read_back.wait()
+        announcer = _FromThread(self._announcer, asyncio.get_running_loop())
+        watch = Watch(self._settings, self._registry, announcer, self._clock_ms)
+        await self._look(watch, executor)
         if once:
             return await self._round(executor)
         while not self._stopping.is_set():
             clicks = self.window.clicks_added
             self._metrics.new_clicks.set(self._schedule.waiting(clicks))
+            await self._look(watch, executor)
             if self._schedule.is_due(clicks):
                 try:
-                    await self._round(executor)
+                    if isinstance(await self._round(executor), Published):
+                        watch.hurry()
                 except RecommenderError as error:
                     self._failed(error)
                     if isinstance(error, RegistryFullError):
@@ -159,6 +166,19 @@ class _Service:
                 await self._refresh(executor, self._settings.refresh_interval_s)
             await asyncio.sleep(self._settings.poll_s)
         return None
+
+    async def _look(self, watch: Watch, executor: ThreadPoolExecutor) -> None:
+        """Roll back the version that serves where live clicks ask for it."""
+        clicks = self.window.clicks_added
+        if not watch.is_due(clicks):
+            return
+        try:
+            found = await _in_thread(executor, partial(watch.look, self.window.snapshot(), clicks))
+        except RecommenderError as error:
+            _log.error("look at live clicks failed", error=str(error), kind=type(error).__name__)
+            return
+        if found is not None:
+            self._metrics.looked(found)
 
     async def _round(self, executor: ThreadPoolExecutor) -> RoundResult:
         window = self.window.snapshot()
@@ -169,12 +189,7 @@ class _Service:
         loop, started_s = asyncio.get_running_loop(), self._monotonic()
         turn = Round(self._settings, self._registry, _FromThread(self._announcer, loop), self._clock_ms)
         held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._stopping.is_set)
-        try:
-            result = await loop.run_in_executor(executor, held)
-        except (MemoryError, RuntimeError) as error:
-            if exhausted := memory_exhausted(error):
-                raise exhausted from error
-            raise
+        result = await _in_thread(executor, held)
         seconds = self._monotonic() - started_s
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
@@ -248,6 +263,10 @@ class _FromThread:
         """See `trainer.round.Announcer`."""
         return asyncio.run_coroutine_threadsafe(self._announcer.serving(), self._loop).result()
 
+    def announced(self) -> Announced:
+        """See `trainer.round.Announcer`."""
+        return asyncio.run_coroutine_threadsafe(self._announcer.announced(), self._loop).result()
+
     def announce(self, announcement: Announcement) -> None:
         """See `trainer.round.Announcer`."""
         asyncio.run_coroutine_threadsafe(self._announcer.announce(announcement), self._loop).result()
@@ -255,6 +274,16 @@ class _FromThread:
     def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
         """See `trainer.refresh.RefreshAnnouncer`."""
         asyncio.run_coroutine_threadsafe(self._announcer.announce_refresh(announcement), self._loop).result()
+
+
+async def _in_thread(executor: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+    """Run work in the executor's thread; running out of memory is an error of ours there."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+    except (MemoryError, RuntimeError) as error:
+        if exhausted := memory_exhausted(error):
+            raise exhausted from error
+        raise
 
 
 def _set_by_signals() -> asyncio.Event:

@@ -100,6 +100,14 @@ class TrainerSettings(BaseModel):
     gate_margin: Annotated[float, Ge(0)] = Field(
         0.01, description="how much worse, at that confidence, a candidate may be in Recall@20 and MRR@20"
     )
+    auto_rollback: bool = Field(True, description="go back to its parent where a version fails on live clicks")
+    rollback_cases: Size = Field(500, description="live next clicks of the first look; each further one has twice them")
+    rollback_confidence: Annotated[float, Gt(0.5), Lt(1)] = Field(
+        0.99, description="one-sided confidence, over all looks, that a version rolled back is worse"
+    )
+    rollback_margin: Annotated[float, Ge(0)] = Field(
+        0.01, description="how much worse than its parent in Recall@20 a version may be on live clicks"
+    )
 
     versions_kept: Size = Field(20, description="newest versions kept in the registry; older ones are removed")
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from model.announcements import Announcement
 from model.clicks import Click, ClickTable
+from trainer.retention import Announced
 from trainer.settings import TrainerSettings
 from trainer.window import Window
 
@@ -82,7 +83,12 @@ class MemoryAnnouncer:
         self.said = [serving] if serving else []
 
     def serving(self) -> Announcement | None:
-        return self.said[-1] if self.said else None
+        return next((said for said in reversed(self.said) if said.action != "reject"), None)
+
+    def announced(self) -> Announced:
+        last = {said.version: said.action for said in self.said}
+        held, rejected = ({name for name in last if last[name] == action} for action in ("pin", "reject"))
+        return Announced(self.serving(), frozenset(last), frozenset(held), frozenset(rejected))
 
     def announce(self, announcement: Announcement) -> None:
         self.said.append(announcement)

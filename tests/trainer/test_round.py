@@ -353,6 +353,9 @@ class CrashingParts:
     def serving(self) -> Any:
         return self.between(self._announcer.serving)
 
+    def announced(self) -> Any:
+        return self.between(self._announcer.announced)
+
     def announce(self, announcement: Announcement) -> None:
         self.moment()
         self._announcer.announce(announcement)
