@@ -33,7 +33,7 @@ def superfluous(registry: Registry, announced: Announced, *, keep: int, now_ms: 
 
     Kept are the newest `keep`, the one that serves and its parent, those that are held, and those younger than
     `FRESH_MS` that were not announced, as another trainer may be about to. One whose manifest cannot be read is kept
-    as well: it may be of a newer release.
+    as well: it may be of a newer release. A rejected one counts like any other; what was said about it goes with it.
 
     Args:
         registry: Where the versions are.

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -19,6 +20,7 @@ from deploy.commands.options import (
     show_json,
     table_of,
 )
+from deploy.errors import RejectedVersionError
 from deploy.plots import plot_rounds
 from deploy.settings import PREFIX, Settings
 from model.announcements import Action, Announcement
@@ -29,6 +31,8 @@ from trainer.announcer import KafkaAnnouncer
 
 # What the gate measured of the candidate, and of what it had to match.
 SHOWN_METRICS = ("recall@20", "mrr@20")
+
+force_option = click.option("--force", is_flag=True, help="Even one that was rejected on live clicks.")
 
 
 @click.group(epilog="Example: nextclick models list")
@@ -53,23 +57,24 @@ def _serving(settings: Settings) -> str | None:
 @registry_option
 @json_option
 def list_versions(broker: str | None, registry: str | None, *, as_json: bool) -> None:
-    """List the versions in the registry, oldest first, and mark the one that serves.
+    """List the versions in the registry, oldest first, and mark the one that serves and those rejected on live clicks.
 
     Recall@20 and MRR@20 are those of the gate, on clicks that the version had not seen.
     """
     settings = settings_with(broker=broker, registry=registry)
     versions = open_registry(settings)
-    serving = _serving(settings)
+    announced = asyncio.run(_announcer(settings).announced())
+    serving = announced.serving.version if announced.serving else None
     names = versions.versions()
     found = [manifest for name in names if (manifest := _manifest(versions, name))]
     if serving and serving not in names:
         click.echo(f"{serving} serves, and is not in {settings.registry}: is this the workers' registry?", err=True)
     if as_json:
         shown = [manifest if isinstance(manifest, dict) else msgspec.to_builtins(manifest) for manifest in found]
-        show_json({"serving": serving, "versions": shown})
+        show_json({"serving": serving, "rejected": sorted(announced.rejected), "versions": shown})
     elif found:
         click.echo(f"versions in {settings.registry}")
-        _print_table(found, serving)
+        _print_table(found, serving, announced.rejected)
     else:
         click.echo(f"{settings.registry} holds no version yet; the trainer or `nextclick fit` writes the first")
 
@@ -83,8 +88,8 @@ def _manifest(versions: Registry, name: str) -> Manifest | dict[str, str] | None
         return {"version": name, "damaged": str(error)}
 
 
-def _print_table(found: list[Manifest | dict[str, str]], serving: str | None) -> None:
-    table = table_of("", "version", "parent", "items", *SHOWN_METRICS)
+def _print_table(found: list[Manifest | dict[str, str]], serving: str | None, rejected: Collection[str]) -> None:
+    table = table_of("", "version", "parent", "items", *SHOWN_METRICS, "")
     for manifest in found:
         if isinstance(manifest, dict):
             table.add_row("✗", manifest["version"], "damaged")
@@ -93,7 +98,8 @@ def _print_table(found: list[Manifest | dict[str, str]], serving: str | None) ->
         # The parent stands in the lines above; the end of its name is enough to find it there.
         parent = f"…{manifest.parent[-8:]}" if manifest.parent else ""
         mark = "●" if manifest.version == serving else ""
-        table.add_row(mark, manifest.version, parent, f"{manifest.items:,}", *metrics)
+        note = "rejected" if manifest.version in rejected else ""
+        table.add_row(mark, manifest.version, parent, f"{manifest.items:,}", *metrics, note)
     output.print(table)
     click.echo(f"● serves: {serving}" if serving else "no version serves yet: popularity answers")
 
@@ -115,24 +121,26 @@ def show(version: str, registry: str | None, *, as_json: bool) -> None:
 
 @models.command(epilog="Example: nextclick models promote 20261123T211530Z-1a2b3c4d")
 @click.argument("version")
+@force_option
 @broker_option
 @registry_option
 @json_option
-def promote(version: str, broker: str | None, registry: str | None, *, as_json: bool) -> None:
-    """Make VERSION serve, after verifying it."""
+def promote(version: str, broker: str | None, registry: str | None, *, force: bool, as_json: bool) -> None:
+    """Make VERSION serve, after verifying it. The trainer does not take back what was promoted by hand."""
     settings = settings_with(broker=broker, registry=registry)
-    _announce(version, "promote", settings, as_json=as_json)
+    _announce(version, "promote", settings, force=force, as_json=as_json)
 
 
 @models.command(epilog="Example: nextclick models rollback")
 @click.argument("version", required=False)
+@force_option
 @broker_option
 @registry_option
 @json_option
-def rollback(version: str | None, broker: str | None, registry: str | None, *, as_json: bool) -> None:
+def rollback(version: str | None, broker: str | None, registry: str | None, *, force: bool, as_json: bool) -> None:
     """Make an earlier version serve again: VERSION, or the parent of the one that serves."""
     settings = settings_with(broker=broker, registry=registry)
-    _announce(version or _parent_of_serving(settings), "rollback", settings, as_json=as_json)
+    _announce(version or _parent_of_serving(settings), "rollback", settings, force=force, as_json=as_json)
 
 
 def _parent_of_serving(settings: Settings) -> str:
@@ -145,9 +153,11 @@ def _parent_of_serving(settings: Settings) -> str:
     return parent
 
 
-def _announce(version: str, action: Action, settings: Settings, *, as_json: bool) -> None:
+def _announce(version: str, action: Action, settings: Settings, *, force: bool, as_json: bool) -> None:
     announcer, versions = _announcer(settings), open_registry(settings)
     loaded = versions.load(version)
+    if not force and version in asyncio.run(announcer.announced()).rejected:
+        raise RejectedVersionError(f"{version} was worse than its parent on live clicks; --force makes it serve again")
     announcement = Announcement(
         version=version,
         uri=versions.location(version),
@@ -155,6 +165,7 @@ def _announce(version: str, action: Action, settings: Settings, *, as_json: bool
         action=action,
         metrics=loaded.metrics,
         announced_at_ms=time.time_ns() // 1_000_000,
+        by_operator=True,
     )
     asyncio.run(announcer.announce(announcement))
     if as_json:

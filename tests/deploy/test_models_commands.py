@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from confluent_kafka import Producer
 
 from model.announcements import SERVING_KEY, Announcement
 from model.gru4rec import GRU4Rec, GRU4RecSettings
@@ -83,6 +84,35 @@ def test_the_list_fits_eighty_columns_and_marks_what_serves(site: Site, registry
     assert max(map(len, lines[1:])) <= 80
     assert [line.split() for line in lines[2:4]] == [["●", "v1", "2", "0.2500"], ["v2", "…v1", "3", "0.5000"]]
     assert lines[-1] == "● serves: v1"
+
+
+def reject(site: Site, version: str) -> None:
+    """Say what the trainer says of a version that fails on live clicks."""
+    rejection = Announcement(version, "uri", "00", "reject", {"recall@20_difference": -0.1}, 2_000)
+    producer = Producer({"bootstrap.servers": site.bootstrap, "log_level": 0})
+    producer.produce(site.topic, rejection.encode(), version, partition=0)
+    assert producer.flush(10) == 0
+
+
+def test_a_rejected_version_is_listed_as_such_and_serves_again_only_by_force(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v1")
+    reject(site, "v2")
+    refused = [call(site, registry, command, "v2") for command in ("promote", "rollback")]
+    listed, lines = models(site, registry, "list"), call(site, registry, "list").stdout.splitlines()
+
+    assert [result.exit_code for result in refused] == [1, 1]
+    assert "v2 was worse than its parent on live clicks; --force makes it serve again" in refused[0].stderr
+    assert (listed["serving"], listed["rejected"]) == ("v1", ["v2"])
+    assert [line.split()[-1] == "rejected" for line in lines[2:4]] == [False, True]
+    assert models(site, registry, "promote", "v2", "--force") == {"serving": "v2", "action": "promote"}
+    assert models(site, registry, "list")["rejected"] == [], "the last word about it is another one"
+
+
+def test_what_an_operator_announces_says_so(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v2")
+    models(site, registry, "rollback")
+    said = [Announcement.decode(record.value() or b"") for record in read_records(site.bootstrap, site.topic, 4)]
+    assert [announcement.by_operator for announcement in said] == [True] * 4
 
 
 def test_a_damaged_version_does_not_hide_the_others_and_cannot_be_promoted(site: Site, registry: Path) -> None:
