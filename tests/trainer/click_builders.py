@@ -56,6 +56,22 @@ def shuffled_clicks(
     ]
 
 
+def wandering_clicks(
+    items: Sequence[str], steps: range, generator: np.random.Generator, *, sessions: int, start_ms: int = 0
+) -> list[Click]:
+    """Return sessions of 8 clicks that go round the items, each time by another of the steps.
+
+    Whoever has learned such clicks knows that any of the steps may be next; other steps are other habits.
+    """
+    begins = generator.integers(len(items), size=(sessions, 1))
+    walked = np.cumsum(np.hstack([begins, generator.choice(steps, size=(sessions, 7))]), axis=1) % len(items)
+    return [
+        Click(f"s{start_ms + session}", items[walked[session, step]], start_ms + session * MINUTE_MS + step)
+        for session in range(sessions)
+        for step in range(8)
+    ]
+
+
 def table_of(clicks: Iterable[Click]) -> ClickTable:
     return ClickTable.from_clicks(clicks)
 
