@@ -121,6 +121,7 @@ class _Service:
         self._stopping = threading.Event()
         self._refresher: Refresher | None = None
         self._refresh_due_s = monotonic()
+        self._look_not_before_s = 0.0
         self._damaged = 0  # rounds in a row that failed at the version that serves
 
     async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
@@ -170,12 +171,14 @@ class _Service:
     async def _look(self, watch: Watch, executor: ThreadPoolExecutor) -> None:
         """Roll back the version that serves where live clicks ask for it."""
         clicks = self.window.clicks_added
-        if not watch.is_due(clicks):
+        if self._monotonic() < self._look_not_before_s or not watch.is_due(clicks):
             return
         try:
             found = await _in_thread(executor, partial(watch.look, self.window.snapshot(), clicks))
         except RecommenderError as error:
             _log.error("look at live clicks failed", error=str(error), kind=type(error).__name__)
+            watch.hurry()
+            self._look_not_before_s = self._monotonic() + self._settings.retry_longest_s
             return
         if found is not None:
             self._metrics.looked(found)
