@@ -100,25 +100,25 @@ class Watch:
 
     def _compared(self, serving: Announcement, parent: str, window: WindowClicks, clicks_added: int) -> Watched | None:
         live = live_cases(window, self._registry.manifest(serving.version).trained_until, self._settings)
-        if not self._is_enough(serving.version, len(live), clicks_added):
+        if self._plan_next(serving.version, len(live), clicks_added) > 0:
             return None
         number = newest_look(len(live), self._settings)
         found = look(self._registry.load(serving.version), self._registry.load(parent), live, number, self._settings)
         self._last = (serving.version, number)
-        self._is_enough(serving.version, len(live), clicks_added)
+        self._plan_next(serving.version, len(live), clicks_added)
         if found.is_worse:
             return self._rolled_back(serving, parent, found)
         _log.info("version kept", version=serving.version, parent=parent, **_figures(found))
         return Watched(serving.version, parent, "kept", found)
 
-    def _is_enough(self, version: str, cases: int, clicks_added: int) -> bool:
-        """Whether there are cases for the next look; else sets after how many more clicks to see whether there are."""
+    def _plan_next(self, version: str, cases: int, clicks_added: int) -> int:
+        """Set when the next look at a version is due; returns how many cases it lacks now."""
         last_version, last = self._last
         missing = cases_of(last + 1 if last_version == version else 0, self._settings) - cases
         # Not every click is a case, so that the last few would be asked for again and again.
         patience = max(missing, self._settings.rollback_cases // 4, 1)
         self._due_at_clicks = clicks_added + min(patience, _ASK_AGAIN_CLICKS)
-        return missing <= 0
+        return missing
 
     def _rolled_back(self, serving: Announcement, parent: str, found: Look | None) -> Watched | None:
         """Reject the version and make its parent serve, unless another one was made to serve meanwhile.
