@@ -19,6 +19,8 @@ from model.registry import ModelVersion, Registry, new_version_name
 from model.transitions import Neighbours
 from trainer.incumbent import load_incumbent
 from trainer.learner import as_rows, in_order_of_appearance, with_new_items
+from trainer.rejected import Span, misleading_clicks, rejected_spans
+from trainer.retention import Announced
 from trainer.selection import Lesson, unread
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
@@ -95,8 +97,8 @@ def with_unlearned(version: ModelVersion, lesson: Lesson, item_ids: list[str]) -
 class RefreshAnnouncer(Protocol):
     """Knows which version serves, and says that there is a refresh of it."""
 
-    def serving(self) -> Announcement | None:
-        """Return the announcement of the version that serves, or None where none does."""
+    def announced(self) -> Announced:
+        """Return what serves, and what was last said about every version."""
 
     def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
         """Let workers hear of a refresh; returns when that is certain."""
@@ -121,9 +123,11 @@ class Refresher:
     random_hex: Callable[[], str] = field(default=lambda: secrets.token_hex(4))
     _base: ModelVersion | None = field(default=None, init=False)
     _read_until: dict[int, int] = field(default_factory=dict, init=False)
+    _rejected: frozenset[str] = field(default=frozenset(), init=False)
+    _spans: list[Span] = field(default_factory=list, init=False)
 
     def run(self, window: WindowClicks) -> Refresh | None:
-        """Write and announce what the window holds that the serving version has not learned.
+        """Write and announce what the window holds that the serving version has not learned, nor a rejected one.
 
         None where nothing serves or what serves is pinned, has no companion, or has taken in every click already.
 
@@ -133,12 +137,15 @@ class Refresher:
             UnknownVersionError: The version that serves is not in the registry.
             Exception: What the announcer raises.
         """
-        serving = self.announcer.serving()
+        announced = self.announcer.announced()
+        serving = announced.serving
         if serving is None or serving.action == "pin":
             return None
         base = self._loaded(serving)
         if self._read_until == window.next_offsets:
             return None
+        if self._rejected != announced.rejected:
+            self._rejected, self._spans = announced.rejected, rejected_spans(self.registry, announced.rejected)
         refresh = self.refresh_of(base, window)
         if refresh is None:
             return None
@@ -161,7 +168,7 @@ class Refresher:
         now_ms = self.clock_ms()
         return refreshed(
             base,
-            unread(window, base.trained_until, self.settings.idle_ms),
+            unread(window, base.trained_until, self.settings.idle_ms, misleading_clicks(window, self._spans)),
             window.table.item_ids,
             name=new_version_name(now_ms, self.random_hex()),
             read_until=window.next_offsets,

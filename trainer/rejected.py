@@ -1,6 +1,7 @@
-"""What a rejected version learned and its parent had not is not learned again, neither anew nor replayed."""
+"""What a rejected version learned and its parent had not is not learned again: not anew, not replayed, not counted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,29 +11,46 @@ from model.registry import Registry
 from trainer.window import WindowClicks
 
 
-def misleading_clicks(window: WindowClicks, registry: Registry, rejected: Iterable[str]) -> NDArray[np.bool_]:
-    """Return for each click of the window whether a rejected version was made from it, bool [n].
+@dataclass(frozen=True)
+class Span:
+    """The clicks that a rejected version was made from, by partition.
 
-    Of a version whose manifest or whose parent's cannot be read, nothing is known.
+    Attributes:
+        begins: First offset that its parent had not learned; 0 where there is none.
+        ends: First offset that it had not learned itself.
+    """
+
+    begins: Mapping[int, int]
+    ends: Mapping[int, int]
+
+
+def rejected_spans(registry: Registry, rejected: Iterable[str]) -> list[Span]:
+    """Return what rejected versions were made from; nothing is known where a manifest or its parent's cannot be read.
 
     Args:
-        window: The newest clicks.
         registry: Where the versions are.
         rejected: Their names.
 
     Raises:
         RegistryUnavailableError: The registry cannot be read now.
     """
-    misleading = np.zeros(len(window), dtype=np.bool_)
+    spans = []
     for version in rejected:
         try:
             manifest = registry.manifest(version)
-            known = registry.manifest(manifest.parent).trained_until if manifest.parent else {}
+            begins = registry.manifest(manifest.parent).trained_until if manifest.parent else {}
         except (DamagedVersionError, UnknownVersionError):
             continue
-        for partition, end in manifest.trained_until.items():
+        spans.append(Span(begins, manifest.trained_until))
+    return spans
+
+
+def misleading_clicks(window: WindowClicks, spans: Iterable[Span]) -> NDArray[np.bool_]:
+    """Return for each click of the window whether a rejected version was made from it, bool [n]."""
+    misleading = np.zeros(len(window), dtype=np.bool_)
+    for span in spans:
+        for partition, end in span.ends.items():
             if end <= window.next_offsets.get(partition, 0):  # else the topic was made anew
-                first = known.get(partition, 0)
-                its_own = (window.offset >= first) & (window.offset < end)
-                misleading |= (window.partition == partition) & its_own
+                is_inside = (window.offset >= span.begins.get(partition, 0)) & (window.offset < end)
+                misleading |= (window.partition == partition) & is_inside
     return misleading

@@ -18,7 +18,7 @@ from trainer.candidate import Candidate
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport
 from trainer.gate import Verdict
 from trainer.incumbent import load_incumbent
-from trainer.rejected import misleading_clicks
+from trainer.rejected import misleading_clicks, rejected_spans
 from trainer.retention import Announced
 from trainer.selection import Selection, select
 from trainer.settings import TrainerSettings
@@ -122,7 +122,7 @@ class Round:
         incumbent = None
         if serving is not None:
             incumbent = load_incumbent(self.registry, serving, mend=mend, rejected=rejected)
-        chosen = self._choose(window, incumbent, misleading_clicks(window, self.registry, rejected))
+        chosen = self._choose(window, incumbent, misleading_clicks(window, rejected_spans(self.registry, rejected)))
         if isinstance(chosen, Skipped):
             return chosen
         return self._held(chosen, serving, should_stop, on_progress)

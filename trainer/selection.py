@@ -84,7 +84,8 @@ def select(
         generator: Draws the sessions to replay.
     """
     table = window.table
-    misleading = np.zeros(len(window), dtype=np.bool_) if misleading is None else misleading
+    if misleading is None:
+        misleading = np.zeros(len(window), dtype=np.bool_)
     is_new = _is_new(window, trained_until) & ~misleading
     cut = _cut(window, is_new, trained_until, holdout_share)
     older = _sessions_of_places(table, cut.trainable, idle_ms)
@@ -107,16 +108,24 @@ def select(
     )
 
 
-def unread(window: WindowClicks, trained_until: Mapping[int, int], idle_ms: int) -> Lesson:
+def unread(
+    window: WindowClicks,
+    trained_until: Mapping[int, int],
+    idle_ms: int,
+    misleading: NDArray[np.bool_] | None = None,
+) -> Lesson:
     """Return the clicks at or after `trained_until` with those that lead up to them, as a lesson of codes.
 
     Args:
         window: The newest clicks.
         trained_until: As for `select`.
         idle_ms: Longest pause inside a session.
+        misleading: As for `select`.
     """
     table = window.table
     is_new = _is_new(window, trained_until)
+    if misleading is not None:
+        is_new &= ~misleading
     goes_on = np.zeros(len(table.session_ids), dtype=np.bool_)
     goes_on[table.session[is_new]] = True
     sessions = _sessions_of_places(table, goes_on[table.session], idle_ms)

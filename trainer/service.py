@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 import torch
@@ -16,7 +16,7 @@ from model.announcements import Announcement, RefreshAnnouncement
 from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
-from trainer.failures import memory_exhausted, what_to_do
+from trainer.failures import in_thread, what_to_do
 from trainer.follower import ClickFollower
 from trainer.metrics import TrainerMetrics
 from trainer.refresh import Refresher
@@ -33,7 +33,6 @@ MEND_AFTER = 8
 REFRESH_REST = 10
 """A refresh is followed by a rest of this many times what it took: a vast catalogue must not keep a core busy."""
 
-_Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
 
 
@@ -174,7 +173,7 @@ class _Service:
         if self._monotonic() < self._look_not_before_s or not watch.is_due(clicks):
             return
         try:
-            found = await _in_thread(executor, partial(watch.look, self.window.snapshot(), clicks))
+            found = await in_thread(executor, partial(watch.look, self.window.snapshot(), clicks))
         except RecommenderError as error:
             _log.error("look at live clicks failed", error=str(error), kind=type(error).__name__)
             watch.hurry()
@@ -192,7 +191,7 @@ class _Service:
         loop, started_s = asyncio.get_running_loop(), self._monotonic()
         turn = Round(self._settings, self._registry, _FromThread(self._announcer, loop), self._clock_ms)
         held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._stopping.is_set)
-        result = await _in_thread(executor, held)
+        result = await in_thread(executor, held)
         seconds = self._monotonic() - started_s
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
@@ -210,7 +209,7 @@ class _Service:
             announcer = _FromThread(self._announcer, loop)
             self._refresher = Refresher(self._settings, self._registry, announcer, self._clock_ms)
         try:
-            refresh = await loop.run_in_executor(executor, self._refresher.run, self.window.snapshot())
+            refresh = await in_thread(executor, partial(self._refresher.run, self.window.snapshot()))
         except RecommenderError as error:
             self._metrics.refreshes.labels("failed").inc()
             _log.warning("refresh failed", error=str(error), kind=type(error).__name__)
@@ -277,16 +276,6 @@ class _FromThread:
     def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
         """See `trainer.refresh.RefreshAnnouncer`."""
         asyncio.run_coroutine_threadsafe(self._announcer.announce_refresh(announcement), self._loop).result()
-
-
-async def _in_thread(executor: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
-    """Run work in the executor's thread; running out of memory is an error of ours there."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
-    except (MemoryError, RuntimeError) as error:
-        if exhausted := memory_exhausted(error):
-            raise exhausted from error
-        raise
 
 
 def _set_by_signals() -> asyncio.Event:

@@ -7,6 +7,8 @@ that is not worse by more than `rollback_margin` is ever rejected with at most t
 held: the union bound over epochs that double, as in Howard, Ramdas, McAuliffe & Sekhon, Time-uniform, nonparametric,
 nonasymptotic confidence sequences, Ann. Statist. 49, 2021; here each epoch has one look, with the gate's normal bound.
 
+Both rank as they were written, without what refreshes added since: that comes from the same clicks.
+
 The cases of a look are those of the first sessions after the version was made: held again after a restart, it asks the
 same question once more and spends next to nothing.
 """

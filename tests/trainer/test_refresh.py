@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from model.announcements import Announcement, RefreshAnnouncement
 from model.clicks import Click
@@ -133,6 +135,23 @@ def test_the_items_clicked_since_have_the_neighbours_that_a_round_would_give_the
     untouched = served.vocabulary.row(ITEMS[9])
     assert version.companion is not None
     assert entries(served.companion.neighbours, untouched) == entries(version.companion.neighbours, untouched)
+
+
+def test_what_a_rejected_version_was_made_from_is_not_counted(trainer: Trainer) -> None:
+    parent, said = trainer.serving, trainer.announcer.said[-1]
+    trainer.read([ITEMS[3], "bait"], [ITEMS[4], "bait"])
+    assert trainer.refresh() is not None
+    rejected = replace(parent, version="rejected", parent=parent.version, trained_until=trainer.window.next_offsets)
+    trainer.registry.write(rejected)
+    trainer.announcer.said += [
+        Announcement("rejected", "", "", "reject", {}, 0),
+        structs.replace(said, action="rollback"),
+    ]
+    trainer.read([ITEMS[5], "new"])
+    refresh = trainer.refresh()
+    assert refresh is not None
+    assert refresh.item_ids == ["new"]
+    assert refresh.rows.tolist() == sorted([parent.vocabulary.row(ITEMS[5]), len(parent.vocabulary)])
 
 
 def test_states_and_weights_stay_what_they_are(trainer: Trainer) -> None:

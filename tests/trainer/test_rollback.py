@@ -21,7 +21,7 @@ from tests.trainer.click_builders import (
     wandering_clicks,
     window_of,
 )
-from trainer.rejected import misleading_clicks
+from trainer.rejected import misleading_clicks, rejected_spans
 from trainer.rollback import Watch, Watched
 from trainer.round import Published, Round
 from trainer.settings import TrainerSettings
@@ -274,8 +274,8 @@ def test_what_is_known_of_misleading_clicks_are_the_offsets_between_a_rejected_v
     child_until = shop.window.next_offsets
     shop.click(sessions=20)
     window = shop.window.snapshot()
-    found = misleading_clicks(window, shop.registry, [child, "removed"])
+    found = misleading_clicks(window, rejected_spans(shop.registry, [child, "removed"]))
     for partition, offset, is_misleading in zip(window.partition, window.offset, found, strict=True):
         assert is_misleading == (parent_until[partition] <= offset < child_until[partition])
     made_anew = replace(window, next_offsets={0: 1, 1: 1})
-    assert not misleading_clicks(made_anew, shop.registry, [child]).any()
+    assert not misleading_clicks(made_anew, rejected_spans(shop.registry, [child])).any()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model.clicks import DEFAULT_IDLE_MS, Click
 from tests.trainer.click_builders import MINUTE_MS, add_clicks, cyclic_clicks, window_of
-from trainer.selection import Lesson, Selection, select
+from trainer.selection import Lesson, Selection, select, unread
 from trainer.window import Window, WindowClicks
 
 
@@ -232,14 +232,17 @@ def test_a_partition_without_clicks_keeps_what_the_incumbent_has_seen() -> None:
     holdout=st.floats(0.05, 0.9),
     replay=st.floats(0, 2),
 )
-def test_misleading_clicks_are_neither_learned_nor_held_out_nor_replayed(
+def test_misleading_clicks_are_neither_learned_nor_held_out_nor_replayed_nor_counted(
     clicks: list[tuple[int, int, int, bool]], until: dict[int, int], holdout: float, replay: float
 ) -> None:
     window = labelled_window([click[:3] for click in clicks]).snapshot()
     misleading = np.array([click[3] for click in clicks], dtype=np.bool_)
     left_out = {(int(window.partition[place]), int(window.offset[place])) for place in np.flatnonzero(misleading)}
     selection = chosen(window, until, misleading=misleading, holdout=holdout, replay=replay)
-    used = trained_on(selection) + learned(selection, selection.rest) + held_out(selection)
+    counted = unread(window, until, DEFAULT_IDLE_MS, misleading)
+    used = (
+        trained_on(selection) + learned(selection, selection.rest) + held_out(selection) + learned(selection, counted)
+    )
     assert not left_out & {(partition, offset) for partition, offset, _ in used}
 
 
