@@ -143,6 +143,35 @@ def rollback(version: str | None, broker: str | None, registry: str | None, *, f
     _announce(version or _parent_of_serving(settings), "rollback", settings, force=force, as_json=as_json)
 
 
+@models.command(epilog="Example: nextclick models pin")
+@click.argument("version", required=False)
+@force_option
+@broker_option
+@registry_option
+@json_option
+def pin(version: str | None, broker: str | None, registry: str | None, *, force: bool, as_json: bool) -> None:
+    """Make VERSION, or the one that serves, serve until `unpin`: the trainer publishes nothing meanwhile."""
+    settings = settings_with(broker=broker, registry=registry)
+    serving = version or _serving(settings)
+    if serving is None:
+        raise UnknownVersionError("no version serves yet, so there is none to pin; name a version")
+    _announce(serving, "pin", settings, force=force, as_json=as_json)
+
+
+@models.command(epilog="Example: nextclick models unpin")
+@broker_option
+@registry_option
+@json_option
+def unpin(broker: str | None, registry: str | None, *, as_json: bool) -> None:
+    """Let the trainer publish again; the version that was pinned serves until then."""
+    settings = settings_with(broker=broker, registry=registry)
+    announced = asyncio.run(_announcer(settings).serving())
+    if announced is None or announced.action != "pin":
+        serving = f"{announced.version} serves and" if announced else "no version serves: nothing"
+        raise UnknownVersionError(f"{serving} is not pinned")
+    _announce(announced.version, "promote", settings, force=True, as_json=as_json)
+
+
 def _parent_of_serving(settings: Settings) -> str:
     serving = _serving(settings)
     if serving is None:

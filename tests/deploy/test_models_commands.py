@@ -181,6 +181,19 @@ def test_a_versions_manifest_is_shown_once_every_file_is_verified(registry: Path
     assert "version v2 is damaged (size)" in damaged.stderr
 
 
+def test_a_pin_holds_what_serves_or_the_version_named_until_it_is_taken_off(site: Site, registry: Path) -> None:
+    nothing = call(site, registry, "pin")
+    assert nothing.exit_code == 1
+    assert "no version serves yet, so there is none to pin" in nothing.stderr
+    models(site, registry, "promote", "v2")
+    assert models(site, registry, "pin") == {"serving": "v2", "action": "pin"}
+    assert models(site, registry, "pin", "v1") == {"serving": "v1", "action": "pin"}
+    assert models(site, registry, "unpin") == {"serving": "v1", "action": "promote"}
+    again = call(site, registry, "unpin")
+    assert again.exit_code == 1
+    assert "v1 serves and is not pinned" in again.stderr
+
+
 def test_the_report_shows_each_gate_and_draws_it(registry: Path, tmp_path: Path) -> None:
     written = Registry(str(registry))
     version = replace(
