@@ -167,8 +167,8 @@ def unpin(broker: str | None, registry: str | None, *, as_json: bool) -> None:
     settings = settings_with(broker=broker, registry=registry)
     announced = asyncio.run(_announcer(settings).serving())
     if announced is None or announced.action != "pin":
-        serving = f"{announced.version} serves and" if announced else "no version serves: nothing"
-        raise UnknownVersionError(f"{serving} is not pinned")
+        serving = f"{announced.version} serves and is not pinned" if announced else "no version serves yet"
+        raise UnknownVersionError(f"{serving}: there is nothing to unpin")
     _announce(announced.version, "promote", settings, force=True, as_json=as_json)
 
 

@@ -191,7 +191,7 @@ def test_a_pin_holds_what_serves_or_the_version_named_until_it_is_taken_off(site
     assert models(site, registry, "unpin") == {"serving": "v1", "action": "promote"}
     again = call(site, registry, "unpin")
     assert again.exit_code == 1
-    assert "v1 serves and is not pinned" in again.stderr
+    assert "v1 serves and is not pinned: there is nothing to unpin" in again.stderr
 
 
 def test_the_report_shows_each_gate_and_draws_it(registry: Path, tmp_path: Path) -> None:
