@@ -27,6 +27,7 @@ from deploy.settings import HttpSettings, KafkaSettings, Settings, as_environmen
 from deploy.shop import Shop, ShopSettings
 from deploy.topics import TopicPlan
 from model.clicks import ClickTable
+from model.registry import Registry
 from stream.settings import Topics
 
 READY_DEADLINE_S = 60.0
@@ -130,6 +131,11 @@ class Demo:
         self._observer = Observer(self._connection, settings.topics, settings.worker.idle_ms)
         self._observer.start()
         self._stack.callback(self._observer.stop)
+
+    @property
+    def registry(self) -> Registry:
+        """Where the demo's versions are."""
+        return Registry(self._settings.registry)
 
     def _own_settings(self, folder: Path) -> Settings:
         given = self._settings

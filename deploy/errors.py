@@ -23,5 +23,9 @@ class SettingsError(RecommenderError):
     """A setting is wrong; the message names its variable."""
 
 
+class RejectedVersionError(RecommenderError):
+    """A version that was rejected on live clicks may serve again only where somebody insists."""
+
+
 class ChildError(RecommenderError):
     """A process of ours ended or did not become ready; the message has the end of its log."""

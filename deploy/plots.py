@@ -1,5 +1,6 @@
 """What people would rather look at than read."""
 
+import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,23 @@ def plot_simulation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panel.set(xlabel="period", ylabel="Recall@20")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw each version at its gate beside what it replaced as a PNG; `rows` are those of `deploy.version_report`."""
+    plt = _pyplot()
+    figure, panels = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+    gated = [row for row in rows if row["cases"]]
+    moments = [dt.datetime.fromisoformat(row["created_at"]) for row in gated]
+    for panel, metric in zip(panels, ("recall@20", "mrr@20"), strict=True):
+        for side, label, colour in (("incumbent_", "what it replaced", "#b0703c"), ("", "the version", "#4878a8")):
+            panel.plot(moments, [row[f"{side}{metric}"] for row in gated], marker="o", color=colour, label=label)
+        panel.set_ylabel(f"{'Recall' if metric.startswith('recall') else 'MRR'}@20 at the gate")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    figure.autofmt_xdate()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -21,6 +21,8 @@ _UNLIMITED_MS: Final = -1
 # A changelog is compacted segment by segment and never in the one being written; with Kafka's own 1 GiB a
 # worker would recover from records that were overwritten long ago.
 _CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+# The models topic is read from its beginning; refreshes come every few seconds, and the newest alone matters.
+_MODELS_SEGMENT_BYTES: Final = 1024 * 1024
 # How librdkafka's mock cluster names itself; it answers neither CreateTopics nor DescribeConfigs.
 _EMBEDDED_CLUSTER: Final = "mockCluster"
 # A dead letter is a record of the clicks topic, at most Kafka's usual 1 MiB, with headers on top.
@@ -119,7 +121,7 @@ class TopicPlan:
                 self.changelog_retention_ms,
                 _CHANGELOG_SEGMENT_BYTES,
             ),
-            Topic(self.models, 1, "compact"),
+            Topic(self.models, 1, "compact", segment_bytes=_MODELS_SEGMENT_BYTES),
         )
 
     def partition_counts(self) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """What a version says about itself: the manifest, and the checks that make its files worth trusting."""
 
 import hashlib
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import safetensors
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from model.companion import Companion, Mixing
-from model.errors import DamagedVersionError
+from model.errors import DamagedVersionError, UnknownVersionError
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.transitions import Neighbours, Transitions
+from model.version_folders import VersionFolders
 from model.vocabulary import Vocabulary
 
 SCHEMA = 1
@@ -23,6 +25,7 @@ VOCABULARY_FILE = "vocabulary.json"
 TRAINING_FILE = "training.safetensors"
 TRANSITIONS_FILE = "transitions.safetensors"
 COUNTS_FILE = "counts.safetensors"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -99,12 +102,62 @@ def read_manifest(version: str, data: bytes) -> Manifest:
     return manifest
 
 
-def check_file(manifest: Manifest, name: str, data: bytes) -> None:
-    """Compare a file's bytes with its entry.
+class Described(Protocol):
+    """Something whose files a manifest lists."""
+
+    @property
+    def version(self) -> str:
+        """Its name."""
+
+    @property
+    def files(self) -> Mapping[str, FileEntry]:
+        """Every file but the manifest by name."""
+
+
+def is_version_name(name: str) -> bool:
+    """Whether a version may have this name, which is also its folder's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def known_name(name: str) -> str:
+    """Return the name, having checked that something may have it.
 
     Raises:
-        DamagedVersionError: "manifest" where there is no entry, "size" or "hash" where the bytes differ from it.
+        UnknownVersionError: Nothing can.
     """
+    if not is_version_name(name):
+        raise UnknownVersionError(f"{name!r} is not a version's name (letters, digits, '.', '_' and '-')")
+    return name
+
+
+def manifest_bytes(folders: VersionFolders, name: str) -> bytes:
+    """Return the content of a manifest.json.
+
+    Raises:
+        UnknownVersionError: There is nothing of this name.
+        DamagedVersionError: "missing-file".
+        RegistryUnavailableError: It cannot be read now.
+    """
+    try:
+        return folders.read(known_name(name), MANIFEST_FILE)
+    except FileNotFoundError as error:
+        if folders.exists(name):
+            raise DamagedVersionError(name, "missing-file", f"it has no {MANIFEST_FILE}") from error
+        raise UnknownVersionError(f"there is no version {name} at {folders.location(name)}") from error
+
+
+def checked_file(folders: VersionFolders, manifest: Described, name: str) -> bytes:
+    """Return a file's content, having compared it with its entry.
+
+    Raises:
+        DamagedVersionError: "missing-file", "manifest" where there is no entry, "size" or "hash" where the bytes differ
+            from it.
+        RegistryUnavailableError: It cannot be read now.
+    """
+    try:
+        data = folders.read(manifest.version, name)
+    except FileNotFoundError as error:
+        raise DamagedVersionError(manifest.version, "missing-file", f"it has no {name}") from error
     entry = manifest.files.get(name)
     if entry is None:
         raise DamagedVersionError(manifest.version, "manifest", f"{MANIFEST_FILE} has no entry for {name}")
@@ -113,6 +166,7 @@ def check_file(manifest: Manifest, name: str, data: bytes) -> None:
         raise DamagedVersionError(manifest.version, "size", message)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise DamagedVersionError(manifest.version, "hash", f"{name} is not the file that was written")
+    return data
 
 
 def read_vocabulary(manifest: Manifest, data: bytes) -> Vocabulary:
@@ -201,7 +255,7 @@ def _require_items(manifest: Manifest, name: str, item_count: int) -> None:
         )
 
 
-def read_tensors(manifest: Manifest, name: str, data: bytes) -> dict[str, Tensor]:
+def read_tensors(manifest: Described, name: str, data: bytes) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:

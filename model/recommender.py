@@ -67,6 +67,8 @@ class Recommender:
         version: Its name.
         device: Where micro-batches are scored.
         companion: What is mixed with the network's answers; None for the network alone.
+        lasting_items: How many of its rows mean the same item for as long as this version serves; by default all. The
+            next refresh may give the others another meaning.
 
     Raises:
         ValueError: Network and vocabulary do not have the same number of items, or none.
@@ -79,12 +81,15 @@ class Recommender:
         version: str,
         device: torch.device | str = "cpu",
         companion: Companion | None = None,
+        *,
+        lasting_items: int | None = None,
     ) -> None:
         if not network.item_count == len(vocabulary) > 0:
             raise ValueError(f"the network has {network.item_count} items and the vocabulary {len(vocabulary)}")
         self.vocabulary = vocabulary
         self.version = version
         self.companion = companion
+        self.lasting_items = len(vocabulary) if lasting_items is None else lasting_items
         self._device = torch.device(device)
         self._network = network.to(self._device)
         self._player = player_of(self._network, self._device)

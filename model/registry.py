@@ -23,7 +23,10 @@ from model.manifest import (
     WEIGHTS_FILE,
     FileEntry,
     Manifest,
-    check_file,
+    checked_file,
+    is_version_name,
+    known_name,
+    manifest_bytes,
     read_companion,
     read_counts,
     read_manifest,
@@ -38,7 +41,6 @@ from model.vocabulary import Vocabulary
 
 __all__ = ["FileEntry", "Manifest", "ModelVersion", "Registry", "new_version_name"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MADE_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+")
 _SWEPT_AFTER_S = 24 * 3600.0  # no write takes that long
 
@@ -92,9 +94,13 @@ class Registry:
     A version is a folder `<url>/<version>/` with weights.safetensors, vocabulary.json, training.safetensors and
     manifest.json; with a companion, also transitions.safetensors and, to go on from, counts.safetensors. Which version
     serves is not said here but by the models topic.
+
+    Attributes:
+        url: Where they are.
     """
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._folders = VersionFolders(url, MANIFEST_FILE)
 
     def location(self, version: str) -> str:
@@ -127,19 +133,11 @@ class Registry:
             DamagedVersionError: Its manifest is missing, unreadable or of an unknown schema.
             RegistryUnavailableError: The registry cannot be read now.
         """
-        return read_manifest(version, self._manifest_bytes(version))
+        return read_manifest(version, manifest_bytes(self._folders, version))
 
     def manifest_sha256(self, version: str) -> str:
         """Return the hex SHA-256 of a version's manifest.json as it lies in the registry; errors as in `manifest`."""
-        return hashlib.sha256(self._manifest_bytes(version)).hexdigest()
-
-    def _manifest_bytes(self, version: str) -> bytes:
-        try:
-            return self._folders.read(_checked(version), MANIFEST_FILE)
-        except FileNotFoundError as error:
-            if self._folders.exists(version):
-                raise DamagedVersionError(version, "missing-file", f"it has no {MANIFEST_FILE}") from error
-            raise UnknownVersionError(f"there is no version {version} at {self.location(version)}") from error
+        return hashlib.sha256(manifest_bytes(self._folders, version)).hexdigest()
 
     def write(self, model_version: ModelVersion) -> Manifest:
         """Write a version; after an error or a crash at any point there is no such version.
@@ -152,7 +150,7 @@ class Registry:
             FileExistsError: There is such a version already.
             RegistryUnavailableError: The registry cannot be written now.
         """
-        if not _NAME.fullmatch(model_version.version):
+        if not is_version_name(model_version.version):
             raise ValueError(f"{model_version.version!r} is not a version's name (letters, digits, '.', '_' and '-')")
         network, vocabulary = model_version.network, model_version.vocabulary
         if network.item_count != len(vocabulary):
@@ -207,15 +205,17 @@ class Registry:
             RegistryUnavailableError: The registry cannot be read now.
         """
         manifest = self.manifest(version)
-        vocabulary = read_vocabulary(manifest, self._file(manifest, VOCABULARY_FILE))
-        network = read_network(manifest, self._file(manifest, WEIGHTS_FILE))
+        vocabulary = read_vocabulary(manifest, checked_file(self._folders, manifest, VOCABULARY_FILE))
+        network = read_network(manifest, checked_file(self._folders, manifest, WEIGHTS_FILE))
         companion, transitions, optimizer_state = None, None, {}
         if manifest.mixing is not None:
-            companion = read_companion(manifest, self._file(manifest, TRANSITIONS_FILE))
+            companion = read_companion(manifest, checked_file(self._folders, manifest, TRANSITIONS_FILE))
         if training:
-            optimizer_state = read_tensors(manifest, TRAINING_FILE, self._file(manifest, TRAINING_FILE))
+            optimizer_state = read_tensors(
+                manifest, TRAINING_FILE, checked_file(self._folders, manifest, TRAINING_FILE)
+            )
         if training and companion:
-            transitions = read_counts(manifest, self._file(manifest, COUNTS_FILE))
+            transitions = read_counts(manifest, checked_file(self._folders, manifest, COUNTS_FILE))
         return ModelVersion(
             version=version,
             parent=manifest.parent,
@@ -238,7 +238,7 @@ class Registry:
             RegistryUnavailableError: The registry cannot be written now.
         """
         try:
-            self._folders.remove(_checked(version))
+            self._folders.remove(known_name(version))
         except FileNotFoundError as error:
             raise UnknownVersionError(f"there is no version {version} at {self.location(version)}") from error
 
@@ -249,20 +249,6 @@ class Registry:
             RegistryUnavailableError: The registry cannot be read or written now.
         """
         self._folders.sweep(now_ms / 1000 - _SWEPT_AFTER_S, lambda name: _MADE_NAME.fullmatch(name) is not None)
-
-    def _file(self, manifest: Manifest, name: str) -> bytes:
-        try:
-            data = self._folders.read(manifest.version, name)
-        except FileNotFoundError as error:
-            raise DamagedVersionError(manifest.version, "missing-file", f"it has no {name}") from error
-        check_file(manifest, name, data)
-        return data
-
-
-def _checked(version: str) -> str:
-    if not _NAME.fullmatch(version):
-        raise UnknownVersionError(f"{version!r} is not a version's name (letters, digits, '.', '_' and '-')")
-    return version
 
 
 def _companion_tensors(model_version: ModelVersion) -> dict[str, dict[str, Tensor]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -17,6 +18,15 @@ UNKNOWN_ROW = -1
 def fingerprint(item_id: str) -> int:
     """Return the 32-bit fingerprint of an item id: CRC-32 of its UTF-8 bytes, the same in every process."""
     return zlib.crc32(item_id.encode())
+
+
+def _fingerprints(item_ids: Sequence[str]) -> NDArray[np.uint32]:
+    return np.fromiter(map(fingerprint, item_ids), np.uint32, len(item_ids))
+
+
+def _read_only(array: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    array.setflags(write=False)
+    return array
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,19 @@ class JsonIds:
     text: NDArray[np.uint8]
     ends: NDArray[np.int64]
     longest: int
+
+    @classmethod
+    def of(cls, item_ids: Sequence[str]) -> Self:
+        """Return these ids as JSON."""
+        encoded = list(map(msgspec.json.encode, item_ids))
+        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
+
+    def extended(self, item_ids: Sequence[str]) -> Self:
+        """Return these ids and more."""
+        more = type(self).of(item_ids)
+        ends = np.concatenate([self.ends, self.ends[-1] + more.ends[1:]])
+        return type(self)(np.concatenate([self.text, more.text]), ends, max(self.longest, more.longest))
 
 
 class Vocabulary:
@@ -61,26 +84,33 @@ class Vocabulary:
 
     def extended(self, new_ids: Iterable[str]) -> "Vocabulary":
         """Return a vocabulary with the unknown ones among `new_ids` appended in their order; known ones are skipped."""
-        added = dict.fromkeys(item_id for item_id in new_ids if item_id not in self._rows)
-        return Vocabulary([*self.item_ids, *added])
+        added = list(dict.fromkeys(item_id for item_id in new_ids if item_id not in self._rows))
+        if not added:
+            return self
+        # Nothing of what was worked out for the old rows is worked out again: a catalogue may hold millions.
+        extended = Vocabulary([])
+        extended.item_ids = self.item_ids + added
+        extended._rows = self._rows | {item_id: row for row, item_id in enumerate(added, len(self))}
+        if "fingerprints" in vars(self):
+            extended.fingerprints = _read_only(np.concatenate([self.fingerprints, _fingerprints(added)]))
+        if "json_ids" in vars(self):
+            extended.json_ids = self.json_ids.extended(added)
+        return extended
 
-    def is_extension_of(self, other: "Vocabulary") -> bool:
-        """Whether every row of `other` means the same item here."""
-        return self.item_ids[: len(other)] == other.item_ids
+    def is_extension_of(self, other: "Vocabulary", first: int | None = None) -> bool:
+        """Whether the first `first` rows of `other`, all by default, mean the same items here."""
+        wanted = other.item_ids[:first]
+        return self.item_ids[: len(wanted)] == wanted
 
     @cached_property
     def fingerprints(self) -> NDArray[np.uint32]:
         """The `fingerprint` of every row, uint32 [N], read-only."""
-        fingerprints = np.fromiter(map(fingerprint, self.item_ids), np.uint32, len(self.item_ids))
-        fingerprints.setflags(write=False)
-        return fingerprints
+        return _read_only(_fingerprints(self.item_ids))
 
     @cached_property
     def json_ids(self) -> "JsonIds":
         """Every row's id as JSON."""
-        encoded = list(map(msgspec.json.encode, self.item_ids))
-        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return JsonIds(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
+        return JsonIds.of(self.item_ids)
 
     def sha256(self, first: int | None = None) -> str:
         """Return the hex SHA-256 of the first `first` ids (all by default), as `to_bytes` would write them."""

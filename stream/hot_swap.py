@@ -1,4 +1,4 @@
-"""Follow the models topic: verify, load and warm announced versions off the hot path, then flip.
+"""Follow the models topic: load announced versions and refreshes off the hot path, then flip.
 
 The worker reads `HotSwap.recommender` once per micro-batch, so one batch has one version. A version that cannot be
 used is refused and counted, and what serves goes on serving.
@@ -9,15 +9,13 @@ import contextlib
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from model.announcements import SERVING_KEY, Announcement
+from model.announcements import REFRESH_KEY, SERVING_KEY, Announcement, RefreshAnnouncement
 from model.errors import (
     DamagedVersionError,
     InvalidAnnouncementError,
@@ -25,69 +23,14 @@ from model.errors import (
     RegistryUnavailableError,
     UnknownVersionError,
 )
-from model.recommender import Played, Recommender
+from model.recommender import Recommender
 from model.registry import Registry
-from stream.json_arrays import items_as_json, scores_as_json
+from stream.loading import Loaded, Loader
 from stream.metrics import WorkerMetrics
 
 RETRY_S = (1.0, 30.0)
-# The shapes that serving meets: a lone click, a few sessions, a full batch.
-WARM_UP_CLICKS = (1, 8, 64, 256)
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A version in memory, verified and warm."""
-
-    recommender: Recommender
-    created_at_ms: int
-
-
-def load_version(
-    registry: Registry, announcement: Announcement, serving: Recommender | None, *, top_k: int, device: str
-) -> Loaded:
-    """Read, verify, build and warm the announced version.
-
-    Raises:
-        DamagedVersionError: The version, or its manifest against the announcement, is not what was announced; it does
-            not extend the vocabulary of its parent that serves now; or its answers are not finite.
-        UnknownVersionError: The registry has no such version.
-        RegistryUnavailableError: The registry cannot be read now.
-    """
-    version = announcement.version
-    sha256 = registry.manifest_sha256(version)
-    if sha256 != announcement.sha256:
-        raise DamagedVersionError(
-            version, "hash", f"the announced manifest has sha256 {announcement.sha256}, the registry's {sha256}"
-        )
-    loaded = registry.load(version)
-    parent = serving if serving and serving.version == loaded.parent else None
-    if parent and not loaded.vocabulary.is_extension_of(parent.vocabulary):
-        raise DamagedVersionError(version, "vocabulary", f"it does not extend that of its parent {loaded.parent}")
-    try:
-        recommender = Recommender(loaded.network, loaded.vocabulary, version, device=device, companion=loaded.companion)
-    except ValueError as error:
-        raise DamagedVersionError(version, "vocabulary", str(error)) from error
-    _warm_up(recommender, top_k)
-    return Loaded(recommender, loaded.created_at_ms)
-
-
-def _warm_up(recommender: Recommender, top_k: int) -> None:
-    """Answer made-up clicks of every shape that serving meets, and check that the answers are finite."""
-    generator = np.random.default_rng(0)
-    for clicks in WARM_UP_CLICKS:
-        states = np.zeros((clicks, recommender.state_width), np.float32)
-        rows = generator.integers(len(recommender.vocabulary), size=clicks)
-        nothing_before, played = np.full(clicks, -1), Played.anew(clicks)
-        forward = recommender.forward(states, nothing_before, np.arange(clicks), rows, top_k, played=played)
-        if not (np.isfinite(forward.scores).all() and np.isfinite(forward.states).all()):
-            raise DamagedVersionError(recommender.version, "non-finite", "its answers to a warm-up are not finite")
-        # What answers are written from is worked out when it is first asked for: here, and not under the first click.
-        vocabulary = recommender.vocabulary
-        _ = items_as_json(forward.top_rows, vocabulary.json_ids), scores_as_json(forward.scores)
-        _ = vocabulary.fingerprints
 
 
 class HotSwap:
@@ -114,16 +57,15 @@ class HotSwap:
         device: str,
         versions_kept: int,
     ) -> None:
-        self._registry = registry
+        self._loader = Loader(registry, top_k=top_k, device=device)
         self._new_consumer = new_consumer
         self._partition = TopicPartition(topic, 0)
         self._metrics = metrics
-        self._top_k = top_k
-        self._device = device
         self._versions_kept = versions_kept
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._serving: Loaded | None = None
         self._announced: Announcement | None = None
+        self._announced_refresh: RefreshAnnouncement | None = None
         self._earlier: dict[str, Announcement] = {}
         self._wakeup = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -153,6 +95,7 @@ class HotSwap:
             with contextlib.suppress(RegistryUnavailableError):
                 if not await self._apply(self._announced):
                     await self._serve_an_earlier_version()
+                await self._refresh()
                 self._wakeup.clear()
         self._tasks = [asyncio.create_task(self._listen(consumer)), asyncio.create_task(self._apply_announced())]
 
@@ -182,10 +125,17 @@ class HotSwap:
                 self._earlier.pop((record.key or b"").decode(errors="replace"), None)  # removed from the registry
                 continue
             try:
+                if record.key == REFRESH_KEY:
+                    self._announced_refresh = RefreshAnnouncement.decode(record.value)
+                    self._wakeup.set()
+                    continue
                 announcement = Announcement.decode(record.value or b"")
             except InvalidAnnouncementError as error:
                 log.warning("announcement refused", offset=record.offset, error=str(error))
                 self._metrics.swaps.labels("invalid-announcement").inc()
+                continue
+            if announcement.action == "reject":
+                self._earlier.pop(announcement.version, None)
                 continue
             self._earlier[announcement.version] = announcement
             if record.key == SERVING_KEY:
@@ -198,9 +148,11 @@ class HotSwap:
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
-            assert self._announced is not None  # set before the event
+            if self._announced is None:
+                continue
             try:
                 await self._apply(self._announced)
+                await self._refresh()
                 wait_s = RETRY_S[0]
             except RegistryUnavailableError as error:
                 log.warning("registry unavailable", version=self._announced.version, error=str(error), retry_s=wait_s)
@@ -218,14 +170,7 @@ class HotSwap:
         loaded = self._loaded.get(version)
         if loaded is None:
             try:
-                loaded = await asyncio.to_thread(
-                    load_version,
-                    self._registry,
-                    announcement,
-                    self.recommender,
-                    top_k=self._top_k,
-                    device=self._device,
-                )
+                loaded = await asyncio.to_thread(self._loader.load, announcement, self.recommender)
             except (DamagedVersionError, UnknownVersionError) as error:
                 reason = error.reason if isinstance(error, DamagedVersionError) else "unknown-version"
                 self.refused[version] = str(error)
@@ -247,9 +192,31 @@ class HotSwap:
         if previous:
             self._metrics.version_info.remove(previous.recommender.version)
         self._metrics.version_info.labels(version).set(1)
-        self._metrics.version_created.set(loaded.created_at_ms / 1000)
+        self._metrics.version_created.set(loaded.version.created_at_ms / 1000)
+        self._metrics.refreshed.set(loaded.refreshed_at_ms / 1000)
         self._metrics.swaps.labels("swapped").inc()
         log.info("version swapped", version=version, previous=previous.recommender.version if previous else None)
+
+    async def _refresh(self) -> None:
+        """Let the announced refresh change what serves, where it is one of that version and not in it yet."""
+        announced, serving = self._announced_refresh, self._serving
+        if not announced or not serving or announced.base != serving.version.version:
+            return
+        if announced.refresh == serving.refresh:
+            return
+        try:
+            refreshed = await asyncio.to_thread(self._loader.refresh, announced, serving)
+        except UnknownVersionError:
+            # A newer one has taken its place, and is announced.
+            self._metrics.refreshes.labels("replaced").inc()
+            return
+        except DamagedVersionError as error:
+            self._metrics.refreshes.labels(error.reason).inc()
+            log.warning("refresh refused", refresh=announced.refresh, reason=error.reason, error=str(error))
+            return
+        self._serving = self._loaded[announced.base] = refreshed
+        self._metrics.refreshed.set(refreshed.refreshed_at_ms / 1000)
+        self._metrics.refreshes.labels("applied").inc()
 
     async def _serve_an_earlier_version(self) -> None:
         """At the start, when the version that should serve is refused: take the newest other one that is whole."""

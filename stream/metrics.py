@@ -12,6 +12,7 @@ from stream.processor import Outcome
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 STAGE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+DELAY_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ONLINE_K = 20
 
@@ -66,6 +67,15 @@ class WorkerMetrics:
         self.sessions_expired = counter("sessions_expired", "Session records swept after their end")
         self.version_info = gauge("version_info", "1 for the version that serves", "model_version")
         self.version_created = gauge("version_created_timestamp_seconds", "When the serving version was made")
+        self.refreshed = gauge(
+            "refreshed_timestamp_seconds", "When the serving version's newest refresh was made, or else the version"
+        )
+        self.refreshes = counter("refreshes", "Refreshes, by result: applied, or why not", "result")
+        self.new_item_delay = seconds(
+            "new_item_delay",
+            "From an item's first click that no version knew it at until one that knows it answers",
+            DELAY_BUCKETS_S,
+        )
         self.swaps = counter("swaps", "Announced versions, by result: swapped, or why it was refused", "result")
         self.online_clicks = counter(
             "online_clicks", "Clicks that met an earlier answer of their session, by its version", "model_version"
@@ -98,7 +108,7 @@ class WorkerMetrics:
         self.clicks.labels("applied").inc(outcome.applied)
         self.clicks.labels("replayed").inc(outcome.replayed)
         self.clicks.labels("dead").inc(len(outcome.dead_letters))
-        self.unknown_items.inc(outcome.unknown)
+        self.unknown_items.inc(len(outcome.unknown))
         self.sessions_started.inc(outcome.started)
         for letter in outcome.dead_letters:
             self.dead_letters.labels(letter.reason).inc()

@@ -49,7 +49,7 @@ class MicroBatch:
     previous: list[int] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     replayed: int = 0
-    unknown: int = 0
+    unknown: list[str] = field(default_factory=list)
     started: int = 0
     first_seen: int = 0
     forward_s: float = 0.0

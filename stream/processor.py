@@ -54,7 +54,7 @@ class Outcome:
         version: The version that served the whole batch, or `POPULARITY`.
         applied: Clicks that advanced a state.
         replayed: Clicks at or before their session's fence: state kept, answer sent again.
-        unknown: Applied clicks whose item the version does not know.
+        unknown: Items of the applied clicks that the version does not know, one for each click.
         started: Sessions that began (a new id, or one whose last session had ended).
         first_seen: Sessions that had no record before.
         forward_s: Seconds that the network and the top k took.
@@ -67,7 +67,7 @@ class Outcome:
     version: str
     applied: int
     replayed: int
-    unknown: int
+    unknown: Sequence[str]
     started: int
     first_seen: int
     forward_s: float
@@ -149,7 +149,9 @@ class Processor:
                 batch.begin(key, Session(partition=key[0]))
                 continue
             life = batch.begin(key, stored)
-            stale = recommender is not None and stored.version != recommender.version
+            stale = recommender is not None and (
+                stored.version != recommender.version or stored.last_row >= recommender.lasting_items
+            )
             if recommender and (stale or recommender.companion):
                 life.before = recommender.vocabulary.rows(stored.items()).tolist()
             if stale:
@@ -182,7 +184,8 @@ class Processor:
                 batch.previous.append(life.answered if life.answered >= 0 else -1 - life.slot)
             else:
                 batch.started += 1
-            batch.unknown += row < 0
+            if row < 0:
+                batch.unknown.append(click.item_id)
             session.offset = record.offset
             session.event_ms = max(session.event_ms, click.timestamp_ms)
             session.clicks += 1

@@ -17,6 +17,7 @@ from stream.hot_swap import HotSwap
 from stream.intake import Intake
 from stream.metrics import BatchTimes, WorkerMetrics
 from stream.micro_batch import SessionKey
+from stream.new_items import NewItems
 from stream.processor import Outcome, Processor
 from stream.records import SourceRecord
 from stream.session import Session
@@ -78,6 +79,7 @@ class Worker:
         self._metrics = metrics
         self._end_offset = end_offset
         self._now_ms = now_ms
+        self._new_items = NewItems()
         self._sweep = Sweep(table, intake, settings.idle_ms)
         self._next_sweep_s = time.monotonic() + settings.sweep_interval_s
         self._next_lag_s = time.monotonic()
@@ -147,7 +149,8 @@ class Worker:
 
     async def _answer(self, records: Sequence[SourceRecord]) -> None:
         started_s = time.perf_counter()
-        outcome = self._processor.process(records, self._load, self._hot_swap.recommender, self._now_ms())
+        recommender = self._hot_swap.recommender
+        outcome = self._processor.process(records, self._load, recommender, self._now_ms())
         processed_s = time.perf_counter()
         encoded = self._table.write(outcome.sessions)
         written_s = time.perf_counter()
@@ -165,6 +168,9 @@ class Worker:
         )
         now_ms = self._now_ms()
         self._metrics.batch_answered(outcome, times, now_ms)
+        if recommender:
+            self._metrics.new_item_delay.observe(self._new_items.known(recommender.vocabulary, now_ms))
+            self._new_items.clicked(outcome.unknown, now_ms)
         for (partition, _), session in outcome.sessions.items():
             self._sweep.heard(partition, session.event_ms, now_ms)
         self._stop_on_too_many_dead_letters(len(records), len(outcome.dead_letters))

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from model.announcements import SERVING_KEY, Announcement
+from model.announcements import REFRESH_KEY, SERVING_KEY, Action, Announcement, RefreshAnnouncement
 from model.errors import InvalidAnnouncementError
 from trainer.click_log import kafka_answer, stop_consumer
 from trainer.errors import KafkaUnavailableError
@@ -40,7 +40,7 @@ class KafkaAnnouncer:
         return None if value is None else Announcement.decode(value)
 
     async def announced(self) -> Announced:
-        """Return what was said about which version, for what is kept in the registry.
+        """Return what serves, and what was last said about every version.
 
         Raises:
             KafkaUnavailableError: Kafka did not answer, or has no such topic.
@@ -48,10 +48,13 @@ class KafkaAnnouncer:
         """
         newest = await self._newest()
         value = newest.pop(SERVING_KEY, None)
+        newest.pop(REFRESH_KEY, None)
+        last = {key.decode(errors="replace"): _action(value) for key, value in newest.items()}
         return Announced(
             serving=None if value is None else Announcement.decode(value),
-            versions=frozenset(_as_name(key) for key in newest),
-            held=frozenset(_as_name(key) for key, value in newest.items() if _may_be_pin(value)),
+            versions=frozenset(last),
+            held=frozenset(version for version, action in last.items() if action in {"pin", None}),
+            rejected=frozenset(version for version, action in last.items() if action == "reject"),
         )
 
     async def _newest(self) -> dict[bytes, bytes]:
@@ -111,13 +114,22 @@ class KafkaAnnouncer:
     async def announce(self, announcement: Announcement) -> None:
         """Say that a version serves: first under its own name, last under the serving key, each awaited.
 
-        A crash between the two leaves the old version serving.
+        A crash between the two leaves the old version serving. A rejection is said under the version's name alone.
 
         Raises:
             KafkaUnavailableError: A record was not acknowledged; the second may have been written or not.
         """
         value = announcement.encode()
-        await self._write([(announcement.version.encode(), value), (SERVING_KEY, value)])
+        serving = [] if announcement.action == "reject" else [(SERVING_KEY, value)]
+        await self._write([(announcement.version.encode(), value), *serving])
+
+    async def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
+        """Let workers hear of a refresh.
+
+        Raises:
+            KafkaUnavailableError: The record was not acknowledged.
+        """
+        await self._write([(REFRESH_KEY, announcement.encode())])
 
     async def forget(self, versions: Iterable[str]) -> None:
         """Drop what was said about versions that are gone: else the topic would grow with every version ever made.
@@ -151,12 +163,8 @@ async def _read_until(consumer: Any, partition: TopicPartition, end: int) -> lis
     return records
 
 
-def _as_name(key: bytes) -> str:
-    return key.decode(errors="replace")
-
-
-def _may_be_pin(value: bytes) -> bool:
+def _action(value: bytes) -> Action | None:
     try:
-        return Announcement.decode(value).action == "pin"
+        return Announcement.decode(value).action
     except InvalidAnnouncementError:
-        return True
+        return None

@@ -14,6 +14,7 @@ from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.gate import Verdict, judge
 from trainer.learner import Learner, as_rows, grown_learner, new_learner
 from trainer.mixing_fit import fit_mixing
+from trainer.refresh import with_unlearned
 from trainer.scorers import PopularityScorer, Scorer, scorer_of
 from trainer.selection import Lesson, Selection
 from trainer.settings import TrainerSettings
@@ -147,9 +148,12 @@ class Candidate:
         )
 
     def _opponent(self) -> Scorer:
-        """Return the incumbent as it serves, or popularity before the first version."""
+        """Return the incumbent as it serves, refreshed on the training clicks, or popularity before the first."""
         if self.incumbent is not None:
-            return scorer_of(self.incumbent.network.to(self.settings.torch_device()), self.incumbent.companion)
+            serving = self.incumbent
+            if self.settings.refresh_interval_s is not None:
+                serving = with_unlearned(serving, self.selection.training, self.selection.item_ids)
+            return scorer_of(serving.network.to(self.settings.torch_device()), serving.companion)
         rows = _as_rows(self.selection.training, self.selection, self.learner).sessions.items
         return PopularityScorer(np.bincount(rows, minlength=self.learner.network.item_count))
 

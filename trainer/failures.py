@@ -1,5 +1,10 @@
 """Rounds that failed: which errors mean that memory ran out, and what an operator can do about each kind."""
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
 from model.errors import (
     DamagedVersionError,
     InvalidAnnouncementError,
@@ -9,6 +14,8 @@ from model.errors import (
     UnknownVersionError,
 )
 from trainer.errors import KafkaUnavailableError, MemoryExhaustedError, TrainingDivergedError
+
+_Result = TypeVar("_Result")
 
 # torch raises a RuntimeError of its own kind only on GPUs; on a CPU the text is all that tells.
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -36,6 +43,21 @@ def memory_exhausted(error: BaseException) -> MemoryExhaustedError | None:
         return None
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return MemoryExhaustedError(f"the round ran out of memory: {said}")
+
+
+async def in_thread(executor: Executor, work: Callable[[], _Result]) -> _Result:
+    """Run work in the executor's thread.
+
+    Raises:
+        MemoryExhaustedError: Memory ran out there.
+        Exception: What the work raises.
+    """
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+    except (MemoryError, RuntimeError) as error:
+        if exhausted := memory_exhausted(error):
+            raise exhausted from error
+        raise
 
 
 def what_to_do(error: RecommenderError) -> str:

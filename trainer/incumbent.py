@@ -1,6 +1,6 @@
 """What a round goes on from: the version that serves, or where that is damaged the newest whole one before it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import structlog
 
@@ -11,7 +11,9 @@ from model.registry import ModelVersion, Registry
 _log = structlog.get_logger(__name__)
 
 
-def load_incumbent(registry: Registry, serving: Announcement, *, mend: bool) -> ModelVersion | None:
+def load_incumbent(
+    registry: Registry, serving: Announcement, *, mend: bool, rejected: Collection[str] = ()
+) -> ModelVersion | None:
     """Load the version that serves, with all that training needs.
 
     Args:
@@ -19,6 +21,7 @@ def load_incumbent(registry: Registry, serving: Announcement, *, mend: bool) -> 
         serving: Its announcement.
         mend: Where it is damaged or gone, return the newest whole version among its ancestors instead, or among all
             others where these cannot be told; None where there is none, and then training starts from scratch.
+        rejected: Versions that are not gone on from instead.
 
     Raises:
         DamagedVersionError: It is not whole, or not the one that was announced; never with `mend`.
@@ -30,7 +33,7 @@ def load_incumbent(registry: Registry, serving: Announcement, *, mend: bool) -> 
     except (DamagedVersionError, UnknownVersionError) as error:
         if not mend:
             raise
-        found = _newest_whole_before(registry, serving.version)
+        found = _newest_whole_before(registry, serving.version, rejected)
         _log.error(
             "the serving version cannot be fine-tuned; learning goes on without it",
             version=serving.version,
@@ -46,8 +49,8 @@ def _load_announced(registry: Registry, serving: Announcement) -> ModelVersion:
     return registry.load(serving.version, training=True)
 
 
-def _newest_whole_before(registry: Registry, version: str) -> ModelVersion | None:
-    for earlier in _before(registry, version):
+def _newest_whole_before(registry: Registry, version: str, rejected: Collection[str]) -> ModelVersion | None:
+    for earlier in (name for name in _before(registry, version) if name not in rejected):
         try:
             return registry.load(earlier, training=True)
         except (DamagedVersionError, UnknownVersionError) as error:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from model.announcements import Announcement
+from model.announcements import Announcement, RefreshAnnouncement
 from model.baselines.kinds import BASELINES
 from model.baselines.scorer import BaselineScorer
 from model.clicks import ClickTable, sessionise
@@ -17,10 +17,10 @@ from model.vocabulary import Vocabulary
 from trainer.fine_tune import train
 from trainer.fit import fit
 from trainer.learner import as_rows, in_order_of_appearance
-from trainer.refresh import refreshed
+from trainer.refresh import Refresher
+from trainer.retention import Announced
 from trainer.round import Published, Round
 from trainer.scorers import NetworkScorer, PopularityScorer, Scorer, scorer_of
-from trainer.selection import unread
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
 
@@ -148,7 +148,6 @@ class Ours:
         self._clock_ms = clock_ms
         self._refreshes = refreshes
         self._serving: ModelVersion | None = None
-        self._appended: list[str] = []
         self._announcer = _Announcer()
         self._rounds = 0
         self.results: dict[str, int] = {}
@@ -172,7 +171,7 @@ class Ours:
             nothing = Answering(PopularityScorer(np.empty(0, dtype=np.int64)), Vocabulary([]))
             return Served(dict.fromkeys(self._names(), nothing), nothing.vocabulary, 0)
         if self._serving is None or serving.version != self._serving.version:
-            self._serving, self._appended = self._registry.load(serving.version, training=True), []
+            self._serving = self._registry.load(serving.version, training=True)
         return self.refreshed(end)
 
     def refreshed(self, end: int) -> Served:
@@ -183,18 +182,9 @@ class Ours:
         served = _served("ours", version, version.trained_until[0])
         if not self._refreshes or version.companion is None:
             return served
-        window = self._window(end)
-        refresh = refreshed(
-            version,
-            unread(window, version.trained_until, self._settings.idle_ms),
-            window.table.item_ids,
-            name="refresh",
-            read_until=window.next_offsets,
-            now_ms=self._clock_ms(end),
-            appended=self._appended,
-        )
+        refresher = Refresher(self._settings, self._registry, self._announcer, lambda: self._clock_ms(end))
+        refresh = refresher.refresh_of(version, self._window(end))
         if refresh is not None:
-            self._appended = refresh.item_ids
             version = refresh.applied_to(version)
         return replace(served, answering={**served.answering, "ours" + REFRESHED: _as_served(version)})
 
@@ -217,11 +207,18 @@ class _Announcer:
         """See `trainer.round.Announcer`."""
         return self._serving
 
+    def announced(self) -> Announced:
+        """See `trainer.round.Announcer`; nothing is ever rejected here."""
+        return Announced(self._serving)
+
     def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         """See `trainer.round.Announcer`."""
         replaced = self._serving == serving
         self._serving = announcement if replaced else self._serving
         return replaced
+
+    def announce_refresh(self, announcement: RefreshAnnouncement) -> None:
+        """See `trainer.refresh.RefreshAnnouncer`; nobody here hears of refreshes."""
 
 
 class Counted:

@@ -7,7 +7,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from model.refresh import Refresh
 from trainer.gate import Verdict
+from trainer.rollback import Watched
 from trainer.round import Published, Refused, RoundResult, Skipped, Stopped
 
 _PREFIX = "nextclick_trainer"
@@ -45,6 +47,9 @@ class TrainerMetrics:
             "consecutive_failed_rounds", "Rounds failed since the last that did not."
         )
         self.round_seconds = seconds("round_seconds", "Wall time of rounds.")
+        self.refreshes = counter("refreshes", "Refreshes of the serving version by what came of them.", ["result"])
+        self.refresh_seconds = seconds("refresh_seconds", "Wall time of refreshes.")
+        self.refreshed_items = gauge("refreshed_items", "Items that the last refresh appended to the version.")
         self.train_seconds = seconds("train_seconds", "Wall time of training in rounds that came to the gate.")
         self.clicks_per_second = gauge("clicks_per_second", "Training speed of the last round, every epoch counted.")
         self.loss = gauge("loss", "Mean training loss of the last round's last epoch.")
@@ -52,6 +57,19 @@ class TrainerMetrics:
             "gate", "What the last gate measured, of the candidate and of what it had to match.", ["metric", "side"]
         )
         self.gate_cases = gauge("gate_cases", "Next clicks that the last gate ranked.")
+        self.rollbacks = counter(
+            "rollbacks",
+            "Versions taken back: worse on live clicks, or rejected so before a crash (unfinished).",
+            ["cause"],
+        )
+        for cause in ("worse", "unfinished"):
+            self.rollbacks.labels(cause)
+        self.live_difference = gauge(
+            "live_difference",
+            "Serving version less its parent on live clicks, mean and upper bound.",
+            ["metric", "value"],
+        )
+        self.live_cases = gauge("live_cases", "Live next clicks that both were last compared on.")
         self.window_clicks = gauge("window_clicks", "Clicks held in memory.")
         self.new_clicks = gauge("new_clicks", "Clicks read since the last round began.")
         self.lag_clicks = gauge("lag_clicks", "Records of the clicks topic that are not read yet.")
@@ -113,6 +131,13 @@ class TrainerMetrics:
         self._failed_rounds, self._last_failure = consecutive, why
         self.consecutive_failed_rounds.set(consecutive)
 
+    def refresh_ended(self, refresh: Refresh | None, seconds: float) -> None:
+        """Count a look for what to refresh, which may have found nothing."""
+        self.refreshes.labels("nothing-new" if refresh is None else "announced").inc()
+        if refresh is not None:
+            self.refresh_seconds.observe(seconds)
+            self.refreshed_items.set(len(refresh.item_ids))
+
     def round_ended(self, result: RoundResult, seconds: float) -> None:
         """Count a round and take over what it measured."""
         self.round_seconds.observe(seconds)
@@ -131,6 +156,18 @@ class TrainerMetrics:
                 self.rounds.labels("stopped").inc()
         if isinstance(result, Published | Refused):
             self._measured(result)
+
+    def looked(self, found: Watched) -> None:
+        """Take over what live clicks showed of the version that serves, and count a rollback."""
+        if found.outcome != "kept":
+            self.rollbacks.labels(found.outcome).inc()
+        if found.look is None:
+            return
+        measured = found.look.metrics
+        self.live_cases.set(measured["cases"])
+        for metric in ("recall@20", "mrr@20"):
+            self.live_difference.labels(metric, "mean").set(measured[f"{metric}_difference"])
+            self.live_difference.labels(metric, "upper").set(measured[f"{metric}_difference_upper"])
 
     def _measured(self, result: Published | Refused) -> None:
         if result.report is not None:

@@ -13,17 +13,19 @@ FRESH_MS = 3_600_000
 
 @dataclass(frozen=True)
 class Announced:
-    """What the models topic says, as far as it matters for what is kept.
+    """What the models topic says.
 
     Attributes:
         serving: The announcement of the version that serves; None where none does.
         versions: About which something was said under their own name.
         held: Those of them whose last announcement is a pin, or cannot be read and so may be one.
+        rejected: Those of them whose last announcement is a rejection.
     """
 
     serving: Announcement | None = None
     versions: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
+    rejected: frozenset[str] = frozenset()
 
 
 def superfluous(registry: Registry, announced: Announced, *, keep: int, now_ms: int) -> list[str]:
@@ -31,7 +33,7 @@ def superfluous(registry: Registry, announced: Announced, *, keep: int, now_ms: 
 
     Kept are the newest `keep`, the one that serves and its parent, those that are held, and those younger than
     `FRESH_MS` that were not announced, as another trainer may be about to. One whose manifest cannot be read is kept
-    as well: it may be of a newer release.
+    as well: it may be of a newer release. A rejected one counts like any other; what was said about it goes with it.
 
     Args:
         registry: Where the versions are.

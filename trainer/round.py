@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.announcements import Announcement
 from model.registry import ModelVersion, Registry, new_version_name
@@ -17,6 +18,8 @@ from trainer.candidate import Candidate
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport
 from trainer.gate import Verdict
 from trainer.incumbent import load_incumbent
+from trainer.rejected import misleading_clicks, rejected_spans
+from trainer.retention import Announced
 from trainer.selection import Selection, select
 from trainer.settings import TrainerSettings
 from trainer.window import WindowClicks
@@ -27,6 +30,9 @@ class Announcer(Protocol):
 
     def serving(self) -> Announcement | None:
         """Return the announcement of the version that serves, or None where none does."""
+
+    def announced(self) -> Announced:
+        """Return what serves, and what was last said about every version."""
 
     def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         """Make a version serve in place of `serving`; returns when that is certain.
@@ -113,11 +119,14 @@ class Round:
             TrainingDivergedError: The candidate's loss or a weight is not finite; it is thrown away.
             Exception: What the announcer raises.
         """
-        serving = self.announcer.serving()
+        announced = self.announcer.announced()
+        serving, rejected = announced.serving, announced.rejected
         if serving is not None and serving.action == "pin":
             return Skipped("pinned", f"version {serving.version} is pinned; unpin it to let new versions serve")
-        incumbent = None if serving is None else load_incumbent(self.registry, serving, mend=mend)
-        chosen = self._choose(window, incumbent)
+        incumbent = None
+        if serving is not None:
+            incumbent = load_incumbent(self.registry, serving, mend=mend, rejected=rejected)
+        chosen = self._choose(window, incumbent, misleading_clicks(window, rejected_spans(self.registry, rejected)))
         if isinstance(chosen, Skipped):
             return chosen
         return self._held(chosen, serving, should_stop, on_progress)
@@ -160,7 +169,9 @@ class Round:
             return Refused("superseded", detail, report, verdict)
         return Published(announcement, report, verdict, candidate.selection)
 
-    def _choose(self, window: WindowClicks, incumbent: ModelVersion | None) -> Candidate | Skipped:
+    def _choose(
+        self, window: WindowClicks, incumbent: ModelVersion | None, misleading: NDArray[np.bool_]
+    ) -> Candidate | Skipped:
         """Choose the round's clicks and make the untrained candidate for them."""
         settings = self.settings
         # The same window gives the same candidate; another window draws anew.
@@ -168,6 +179,7 @@ class Round:
         selection = select(
             window,
             {} if incumbent is None else incumbent.trained_until,
+            misleading=misleading,
             holdout_share=settings.holdout_share,
             replay_share=settings.replay_share,
             idle_ms=settings.idle_ms,

@@ -60,6 +60,7 @@ def select(
     window: WindowClicks,
     trained_until: Mapping[int, int],
     *,
+    misleading: NDArray[np.bool_] | None = None,
     holdout_share: float,
     replay_share: float,
     idle_ms: int,
@@ -75,16 +76,20 @@ def select(
         window: The newest clicks.
         trained_until: What the incumbent has seen, as in its manifest; a partition that has since become shorter
             (the topic was made anew) counts as unseen.
+        misleading: bool, one for each click of the window: not to be learned, now or replayed; they may lead up to
+            others. None: there are none.
         holdout_share: Between 0 and 1.
         replay_share: 0 or more.
         idle_ms: Longest pause inside a session.
         generator: Draws the sessions to replay.
     """
     table = window.table
-    is_new = _is_new(window, trained_until)
+    if misleading is None:
+        misleading = np.zeros(len(window), dtype=np.bool_)
+    is_new = _is_new(window, trained_until) & ~misleading
     cut = _cut(window, is_new, trained_until, holdout_share)
     older = _sessions_of_places(table, cut.trainable, idle_ms)
-    training, new_clicks, replayed_clicks = _training(older, is_new, replay_share, generator)
+    training, new_clicks, replayed_clicks = _training(older, is_new, misleading, replay_share, generator)
     whole = _sessions_of_places(table, cut.trainable | cut.held_out, idle_ms)
     held_out = whole.subset(_having(whole, cut.held_out))
     cases = cut.held_out[held_out.items]
@@ -103,16 +108,24 @@ def select(
     )
 
 
-def unread(window: WindowClicks, trained_until: Mapping[int, int], idle_ms: int) -> Lesson:
+def unread(
+    window: WindowClicks,
+    trained_until: Mapping[int, int],
+    idle_ms: int,
+    misleading: NDArray[np.bool_] | None = None,
+) -> Lesson:
     """Return the clicks at or after `trained_until` with those that lead up to them, as a lesson of codes.
 
     Args:
         window: The newest clicks.
         trained_until: As for `select`.
         idle_ms: Longest pause inside a session.
+        misleading: As for `select`.
     """
     table = window.table
     is_new = _is_new(window, trained_until)
+    if misleading is not None:
+        is_new &= ~misleading
     goes_on = np.zeros(len(table.session_ids), dtype=np.bool_)
     goes_on[table.session[is_new]] = True
     sessions = _sessions_of_places(table, goes_on[table.session], idle_ms)
@@ -166,12 +179,16 @@ def _split_time(new_ms: NDArray[np.int64], holdout_share: float) -> int:
 
 
 def _training(
-    sessions: Sessions, is_new: NDArray[np.bool_], replay_share: float, generator: np.random.Generator
+    sessions: Sessions,
+    is_new: NDArray[np.bool_],
+    misleading: NDArray[np.bool_],
+    replay_share: float,
+    generator: np.random.Generator,
 ) -> tuple[Lesson, int, int]:
     """Return what to learn of sessions of places, how many new clicks that has and how many that are replayed."""
     goes_on = _having(sessions, is_new)
     new_clicks = int(is_new[sessions.items].sum())
-    others = generator.permutation(np.flatnonzero(~goes_on))
+    others = generator.permutation(np.flatnonzero(~goes_on & ~_having(sessions, misleading)))
     affordable = np.cumsum(sessions.lengths[others]) <= replay_share * new_clicks
     replayed = np.zeros(len(sessions), dtype=np.bool_)
     replayed[others[affordable]] = True

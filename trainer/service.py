@@ -12,16 +12,18 @@ from typing import Any
 import structlog
 import torch
 
-from model.announcements import Announcement
 from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
 from trainer.announcer import KafkaAnnouncer
 from trainer.errors import AnotherTrainerError
-from trainer.failures import memory_exhausted, what_to_do
+from trainer.failures import in_thread, what_to_do
 from trainer.follower import ClickFollower
 from trainer.lease import Lease
+from trainer.leased_announcer import LeasedAnnouncer
 from trainer.metrics import TrainerMetrics
+from trainer.refresh import Refresher
 from trainer.retention import Announced, Pruned, prune, superfluous
+from trainer.rollback import Watch
 from trainer.round import Published, Refused, Round, RoundResult, Skipped
 from trainer.schedule import Schedule
 from trainer.settings import TrainerSettings
@@ -29,6 +31,9 @@ from trainer.window import Window
 
 MEND_AFTER = 8
 """Rounds in a row, about three minutes, that fail at a damaged serving version before learning goes on without it."""
+
+REFRESH_REST = 10
+"""A refresh is followed by a rest of this many times what it took: a vast catalogue must not keep a core busy."""
 
 _log = structlog.get_logger(__name__)
 
@@ -121,6 +126,9 @@ class _Service:
             clock=monotonic,
         )
         self._stopping = threading.Event()
+        self._refresher: Refresher | None = None
+        self._refresh_due_s = monotonic()
+        self._look_not_before_s = 0.0
         self._damaged = 0  # rounds in a row that failed at the version that serves
 
     async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
@@ -148,20 +156,32 @@ class _Service:
 
     async def _rounds(self, follower: ClickFollower, executor: ThreadPoolExecutor, *, once: bool) -> RoundResult | None:
         await follower.has_read_back.wait()
+        watch = Watch(self._settings, self._registry, self._leased_announcer(), self._clock_ms)
         if once:
-            return await self._round(executor) if await self._leads_soon() else None
+            if not await self._leads_soon():
+                return None
+            await self._look(watch, executor)
+            return await self._round(executor)
         while not self._stopping.is_set():
-            clicks = self.window.clicks_added
-            self._metrics.new_clicks.set(self._schedule.waiting(clicks))
-            if self._lease.held and self._schedule.is_due(clicks):
-                try:
-                    await self._round(executor)
-                except RecommenderError as error:
-                    self._failed(error)
-                    if isinstance(error, RegistryFullError):
-                        await self._make_room(executor)
+            self._metrics.new_clicks.set(self._schedule.waiting(self.window.clicks_added))
+            if self._lease.held:
+                await self._turn(watch, executor)
             await asyncio.sleep(self._settings.poll_s)
         return None
+
+    async def _turn(self, watch: Watch, executor: ThreadPoolExecutor) -> None:
+        """Do what is due: a look at live clicks, then a round or a refresh."""
+        await self._look(watch, executor)
+        if self._schedule.is_due(self.window.clicks_added):
+            try:
+                if isinstance(await self._round(executor), Published):
+                    watch.hurry()
+            except RecommenderError as error:
+                self._failed(error)
+                if isinstance(error, RegistryFullError):
+                    await self._make_room(executor)
+        elif self._settings.refresh_interval_s is not None and self._monotonic() >= self._refresh_due_s:
+            await self._refresh(executor, self._settings.refresh_interval_s)
 
     async def _leads_soon(self) -> bool:
         """Wait for the lease as long as a killed trainer keeps it; False where told to stop before."""
@@ -175,8 +195,26 @@ class _Service:
             await asyncio.sleep(self._settings.poll_s)
         return self._lease.held
 
+    def _leased_announcer(self) -> LeasedAnnouncer:
+        return LeasedAnnouncer(self._announcer, self._lease, asyncio.get_running_loop())
+
     def _should_stop(self) -> bool:
         return self._stopping.is_set() or not self._lease.held
+
+    async def _look(self, watch: Watch, executor: ThreadPoolExecutor) -> None:
+        """Roll back the version that serves where live clicks ask for it."""
+        clicks = self.window.clicks_added
+        if self._monotonic() < self._look_not_before_s or not watch.is_due(clicks):
+            return
+        try:
+            found = await in_thread(executor, partial(watch.look, self.window.snapshot(), clicks))
+        except RecommenderError as error:
+            _log.error("look at live clicks failed", error=str(error), kind=type(error).__name__)
+            watch.hurry()
+            self._look_not_before_s = self._monotonic() + self._settings.retry_longest_s
+            return
+        if found is not None:
+            self._metrics.looked(found)
 
     async def _round(self, executor: ThreadPoolExecutor) -> RoundResult:
         window = self.window.snapshot()
@@ -185,22 +223,37 @@ class _Service:
         )
         self._schedule.started(self.window.clicks_added)
         loop, started_s = asyncio.get_running_loop(), self._monotonic()
-        turn = Round(self._settings, self._registry, _FromThread(self._announcer, self._lease, loop), self._clock_ms)
+        turn = Round(
+            self._settings, self._registry, LeasedAnnouncer(self._announcer, self._lease, loop), self._clock_ms
+        )
         held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._should_stop)
-        try:
-            result = await loop.run_in_executor(executor, held)
-        except (MemoryError, RuntimeError) as error:
-            if exhausted := memory_exhausted(error):
-                raise exhausted from error
-            raise
+        result = await in_thread(executor, held)
         seconds = self._monotonic() - started_s
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
         _log_result(result, seconds)
         if isinstance(result, Published):
             self._damaged = 0
+            self._refresh_due_s = self._monotonic()  # clicks came during the round
             await self._make_room(executor)
         return result
+
+    async def _refresh(self, executor: ThreadPoolExecutor, interval_s: float) -> None:
+        """Let workers have what came since the last round; where that fails, the next refresh has it."""
+        started_s = self._monotonic()
+        if self._refresher is None:
+            self._refresher = Refresher(self._settings, self._registry, self._leased_announcer(), self._clock_ms)
+        try:
+            refresh = await in_thread(executor, partial(self._refresher.run, self.window.snapshot()))
+        except RecommenderError as error:
+            self._metrics.refreshes.labels("failed").inc()
+            _log.warning("refresh failed", error=str(error), kind=type(error).__name__)
+        else:
+            self._metrics.refresh_ended(refresh, self._monotonic() - started_s)
+            if refresh is not None:
+                _log.debug("refreshed", base=refresh.base, refresh=refresh.name, new_items=len(refresh.item_ids))
+        took_s = self._monotonic() - started_s
+        self._refresh_due_s = self._monotonic() + max(interval_s, REFRESH_REST * took_s)
 
     async def _make_room(self, executor: ThreadPoolExecutor) -> None:
         """Remove the versions that nothing needs any more; where that fails, the next round tries again."""
@@ -234,26 +287,6 @@ class _Service:
             consecutive=self._schedule.failures,
             retry_in_s=wait_s,
         )
-
-
-class _FromThread:
-    """The announcer as a round sees it: its thread waits while the event loop asks Kafka."""
-
-    def __init__(self, announcer: KafkaAnnouncer, lease: Lease, loop: asyncio.AbstractEventLoop) -> None:
-        self._announcer = announcer
-        self._lease = lease
-        self._loop = loop
-
-    def serving(self) -> Announcement | None:
-        """See `trainer.round.Announcer`."""
-        return asyncio.run_coroutine_threadsafe(self._announcer.serving(), self._loop).result()
-
-    def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
-        """See `trainer.round.Announcer`."""
-        return asyncio.run_coroutine_threadsafe(self._replace(serving, announcement), self._loop).result()
-
-    async def _replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
-        return await self._lease.confirmed() and await self._announcer.replace(serving, announcement)
 
 
 def _set_by_signals() -> asyncio.Event:

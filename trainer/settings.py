@@ -91,6 +91,9 @@ class TrainerSettings(BaseModel):
     round_clicks: Size | None = Field(10_000, description="new clicks that start a round; none: only the interval")
     round_interval_s: Seconds | None = Field(300.0, description="seconds between rounds; none: only the clicks")
     first_round_clicks: Size = Field(10_000, description="clicks that start the first round of a process")
+    refresh_interval_s: Seconds | None = Field(
+        5.0, description="seconds between refreshes of the serving version's counts and items; none: only rounds"
+    )
     minimum_clicks: Size = Field(1_000, description="a round with fewer new clicks to train on is skipped")
     replay_share: Annotated[float, Ge(0)] = Field(0.25, description="older clicks trained again, per new click")
     holdout_share: Share = Field(0.2, description="newest share of the new clicks, kept back for the gate")
@@ -98,6 +101,14 @@ class TrainerSettings(BaseModel):
     gate_confidence: Annotated[float, Gt(0.5), Lt(1)] = Field(0.95, description="one-sided confidence of the gate")
     gate_margin: Annotated[float, Ge(0)] = Field(
         0.01, description="how much worse, at that confidence, a candidate may be in Recall@20 and MRR@20"
+    )
+    auto_rollback: bool = Field(True, description="go back to its parent where a version fails on live clicks")
+    rollback_cases: Size = Field(500, description="live next clicks of the first look; each further one has twice them")
+    rollback_confidence: Annotated[float, Gt(0.5), Lt(1)] = Field(
+        0.99, description="one-sided confidence, over all looks, that a version rolled back is worse"
+    )
+    rollback_margin: Annotated[float, Ge(0)] = Field(
+        0.01, description="how much worse than its parent in Recall@20 a version may be on live clicks"
     )
 
     versions_kept: Size = Field(20, description="newest versions kept in the registry; older ones are removed")

@@ -6,14 +6,26 @@ from typing import Any, get_args
 
 import click
 
+from deploy.bench import freshness as freshness_bench
 from deploy.bench import score as score_bench
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
 from deploy.bench.against import PEERS
+from deploy.bench.freshness import FreshnessBench
 from deploy.bench.score import ScoreBench
 from deploy.bench.stream import StreamBench
 from deploy.bench.train import TrainBench
-from deploy.commands.options import json_option, notes, output, settings_with, show_json, table_of
+from deploy.commands.options import (
+    ClickFile,
+    click_file,
+    json_option,
+    notes,
+    output,
+    settings_with,
+    show_json,
+    table_of,
+)
+from deploy.demo import LOOK_S, DemoView
 from deploy.local_broker import BROKER_KINDS
 from deploy.plots import plot_scoring
 from model.losses import LossName
@@ -21,6 +33,8 @@ from model.losses import LossName
 DEFAULTS = StreamBench()
 TRAIN = TrainBench()
 SCORE = ScoreBench()
+FRESHNESS = FreshnessBench()
+NOTE_EVERY_S = 10
 
 
 def _joined(sizes: Sequence[int]) -> str:
@@ -34,7 +48,7 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     return sizes
 
 
-@click.group()
+@click.group(epilog="Example: nextclick bench stream --json")
 def bench() -> None:
     """Measure; every figure in the README comes from here."""
 
@@ -91,6 +105,52 @@ def stream(
                 name, f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:,.1f}", f"{row['times_cpu']:.1f}"
             )
         output.print(table)
+
+
+@bench.command(epilog="Example: nextclick bench freshness clicks.parquet --rate 500 --json")
+@click_file()
+@click.option("--rate", type=click.FloatRange(1), default=FRESHNESS.rate, show_default=True, help="Clicks per second.")
+@click.option(
+    "--planted",
+    type=click.IntRange(min=1),
+    default=FRESHNESS.planted,
+    show_default=True,
+    help="New items that come up.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=FRESHNESS.share,
+    show_default=True,
+    help="Of the sessions from then on, those that click a new item.",
+)
+@click.option("--broker", type=click.Choice(BROKER_KINDS), default=FRESHNESS.broker, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=FRESHNESS.seed, show_default=True, help="Of the planting.")
+@json_option
+def freshness(file: ClickFile, *, as_json: bool, **asked: Any) -> None:
+    """Replay FILE with new items planted into it; measure until they are recommended, and the age of the weights."""
+    found = freshness_bench.run(FreshnessBench(**asked), file.read(), settings_with(), _noted)
+    if as_json:
+        show_json(found)
+        return
+    delay, age = found["new_item_delay_s"], found["weights_age_s"]
+    table = table_of("versions", "version", "answers", "Recall@20", "popularity's")
+    for row in found["rounds"]:
+        recalls = (f"{row['online_recall@20']:.4f}", f"{row['popularity_recall@20']:.4f}")
+        table.add_row(row["version"], f"{row['answers']:,}", *recalls)
+    output.print(table)
+    output.print(
+        f"{found['planted_recommended']} of {asked['planted']} new items recommended to other sessions,"
+        f" after {delay['p50']:.1f} s (median), {delay['max']:.1f} s at most;"
+        f" weights' age p50 {age['p50']:.0f} s, p99 {age['p99']:.0f} s;"
+        f" {found['unanswered']} clicks unanswered, longest gap at a swap {found['swap_gap_ms']:.0f} ms"
+    )
+
+
+def _noted(view: DemoView) -> None:
+    """Say now and then how far a replay is."""
+    if int(view.elapsed_s) % NOTE_EVERY_S == 0 and view.elapsed_s % 1 < LOOK_S:
+        notes.print(f"{view.produced:,} of {view.total:,} clicks, {view.seen.answers:,} answers", highlight=False)
 
 
 @bench.command(epilog="Example: nextclick bench score --items 10000,1000000 --plot scoring.png")

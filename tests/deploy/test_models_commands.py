@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import Result
+from confluent_kafka import Producer
 
 from model.announcements import SERVING_KEY, Announcement
 from model.gru4rec import GRU4Rec, GRU4RecSettings
@@ -84,6 +86,35 @@ def test_the_list_fits_eighty_columns_and_marks_what_serves(site: Site, registry
     assert lines[-1] == "● serves: v1"
 
 
+def reject(site: Site, version: str) -> None:
+    """Say what the trainer says of a version that fails on live clicks."""
+    rejection = Announcement(version, "uri", "00", "reject", {"recall@20_difference": -0.1}, 2_000)
+    producer = Producer({"bootstrap.servers": site.bootstrap, "log_level": 0})
+    producer.produce(site.topic, rejection.encode(), version, partition=0)
+    assert producer.flush(10) == 0
+
+
+def test_a_rejected_version_is_listed_as_such_and_serves_again_only_by_force(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v1")
+    reject(site, "v2")
+    refused = [call(site, registry, command, "v2") for command in ("promote", "rollback")]
+    listed, lines = models(site, registry, "list"), call(site, registry, "list").stdout.splitlines()
+
+    assert [result.exit_code for result in refused] == [1, 1]
+    assert "v2 was worse than its parent on live clicks; --force makes it serve again" in refused[0].stderr
+    assert (listed["serving"], listed["rejected"]) == ("v1", ["v2"])
+    assert [line.split()[-1] == "rejected" for line in lines[2:4]] == [False, True]
+    assert models(site, registry, "promote", "v2", "--force") == {"serving": "v2", "action": "promote"}
+    assert models(site, registry, "list")["rejected"] == [], "the last word about it is another one"
+
+
+def test_what_an_operator_announces_says_so(site: Site, registry: Path) -> None:
+    models(site, registry, "promote", "v2")
+    models(site, registry, "rollback")
+    said = [Announcement.decode(record.value() or b"") for record in read_records(site.bootstrap, site.topic, 4)]
+    assert [announcement.by_operator for announcement in said] == [True] * 4
+
+
 def test_a_damaged_version_does_not_hide_the_others_and_cannot_be_promoted(site: Site, registry: Path) -> None:
     (registry / "v2" / "weights.safetensors").write_bytes(b"")
     (registry / "v3").mkdir()
@@ -148,3 +179,48 @@ def test_a_versions_manifest_is_shown_once_every_file_is_verified(registry: Path
     assert (json.loads(shown.stdout)["parent"], json.loads(shown.stdout)["items"]) == ("v1", 3)
     assert damaged.exit_code == 1
     assert "version v2 is damaged (size)" in damaged.stderr
+
+
+def test_a_pin_holds_what_serves_or_the_version_named_until_it_is_taken_off(site: Site, registry: Path) -> None:
+    nothing = call(site, registry, "pin")
+    assert nothing.exit_code == 1
+    assert "no version serves yet, so there is none to pin" in nothing.stderr
+    models(site, registry, "promote", "v2")
+    assert models(site, registry, "pin") == {"serving": "v2", "action": "pin"}
+    assert models(site, registry, "pin", "v1") == {"serving": "v1", "action": "pin"}
+    assert models(site, registry, "unpin") == {"serving": "v1", "action": "promote"}
+    again = call(site, registry, "unpin")
+    assert again.exit_code == 1
+    assert "v1 serves and is not pinned: there is nothing to unpin" in again.stderr
+
+
+def test_the_report_shows_each_gate_and_draws_it(registry: Path, tmp_path: Path) -> None:
+    written = Registry(str(registry))
+    version = replace(
+        written.load("v2"),
+        version="v3",
+        parent="v2",
+        trained_until={0: 70, 1: 30},
+        metrics={"cases": 9.0, "recall@20": 0.6, "incumbent_recall@20": 0.5, "mrr@20": 0.3, "incumbent_mrr@20": 0.2},
+        created_at_ms=1_790_000_000_000,
+    )
+    written.write(version)
+    result = nextclick("models", "report", "--json", "--plot", str(tmp_path / "rounds.png"), REGISTRY=registry)
+    assert result.exit_code == 0, result.stderr
+    rows = last_json(result.stdout)["versions"]
+    assert isinstance(rows, list)
+    assert [row["version"] for row in rows] == ["v1", "v2", "v3"]
+    assert rows[2] == {
+        "version": "v3",
+        "parent": "v2",
+        "created_at": "2026-09-21T14:13:20+00:00",
+        "items": 3,
+        "clicks": 100,
+        "cases": 9.0,
+        "recall@20": 0.6,
+        "incumbent_recall@20": 0.5,
+        "mrr@20": 0.3,
+        "incumbent_mrr@20": 0.2,
+    }
+    assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert "0.6000" in nextclick("models", "report", REGISTRY=registry).stdout

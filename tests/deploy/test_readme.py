@@ -13,7 +13,7 @@ from trainer.metrics import TrainerMetrics
 ROW = re.compile(r"^\| `(nextclick_\w+)` \| (\w+) \| ([^|]+) \| (.+) \|$", re.MULTILINE)
 # By the end of the name; what ends in none of these counts things.
 UNITS = {"_timestamp_seconds": "Unix time, s", "_seconds": "s", "_per_second": "1/s", "_info": "1"}
-FRACTIONS = ("_leading", "_recall_at_20", "_mrr_at_20", "_gate", "_loss", "_reciprocal_ranks")
+FRACTIONS = ("_leading", "_recall_at_20", "_mrr_at_20", "_gate", "_live_difference", "_loss", "_reciprocal_ranks")
 
 
 def families() -> list[Metric]:

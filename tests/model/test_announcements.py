@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from model.announcements import SERVING_KEY, Announcement
 from model.errors import InvalidAnnouncementError
@@ -19,14 +20,29 @@ GOLDEN = (
     b'"sha256":"abababababababababababababababababababababababababababababababab","action":"promote",'
     b'"metrics":{"recall@20":0.5,"mrr@20":0.25},"announced_at_ms":1795468530000}'
 )
+REJECTED = replace(ANNOUNCEMENT, action="reject", metrics={"cases": 1000.0, "recall@20_difference": -0.125})
+GOLDEN_REJECTED = (
+    b'{"version":"20261123T211530Z-1a2b3c","uri":"s3://models/20261123T211530Z-1a2b3c",'
+    b'"sha256":"abababababababababababababababababababababababababababababababab","action":"reject",'
+    b'"metrics":{"cases":1000.0,"recall@20_difference":-0.125},"announced_at_ms":1795468530000}'
+)
+BY_OPERATOR = replace(ANNOUNCEMENT, by_operator=True)
+GOLDEN_BY_OPERATOR = GOLDEN[:-1] + b',"by_operator":true}'
+EVERY_FORM = pytest.mark.parametrize(
+    ("announcement", "golden"),
+    [(ANNOUNCEMENT, GOLDEN), (REJECTED, GOLDEN_REJECTED), (BY_OPERATOR, GOLDEN_BY_OPERATOR)],
+    ids=["promote", "reject", "by operator"],
+)
 
 
-def test_announcement_is_written_as_the_golden_bytes() -> None:
-    assert ANNOUNCEMENT.encode() == GOLDEN
+@EVERY_FORM
+def test_announcement_is_written_as_the_golden_bytes(announcement: Announcement, golden: bytes) -> None:
+    assert announcement.encode() == golden
 
 
-def test_golden_bytes_read_as_the_announcement() -> None:
-    assert Announcement.decode(GOLDEN) == ANNOUNCEMENT
+@EVERY_FORM
+def test_golden_bytes_read_as_the_announcement(announcement: Announcement, golden: bytes) -> None:
+    assert Announcement.decode(golden) == announcement
 
 
 def test_field_of_a_later_release_is_ignored() -> None:

@@ -5,6 +5,7 @@ from typing import Never
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer
+from msgspec.structs import replace
 
 from deploy.embedded_kafka import EmbeddedKafka
 from model.announcements import SERVING_KEY
@@ -199,6 +200,35 @@ async def test_with_a_damaged_serving_version_the_newest_earlier_whole_one_serve
     async with following(embedded_kafka, registry) as worker:
         assert worker.serving == "v2"
         assert list(worker.swap.refused) == ["v3"]
+
+
+@on_a_loop
+async def test_a_rejected_version_is_no_earlier_version_to_serve_until_it_is_announced_again(
+    embedded_kafka: EmbeddedKafka, registry: Registry, folder: Path
+) -> None:
+    first, second, third = (write_version(registry, version) for version in ("v1", "v2", "v3"))
+    announcer = Announcer(embedded_kafka)
+    announcer.announce(first, second)
+    announcer.write(b"v2", replace(second, action="reject").encode())
+    announcer.announce(third)
+    flip_byte(folder / "v3" / "weights.safetensors")
+    async with following(embedded_kafka, registry) as worker:
+        assert worker.serving == "v1"
+    announcer.announce(second, third)
+    async with following(embedded_kafka, registry) as worker:
+        assert worker.serving == "v2"
+
+
+@on_a_loop
+async def test_a_rejection_alone_changes_nothing_that_serves(embedded_kafka: EmbeddedKafka, registry: Registry) -> None:
+    announcer, announcement = Announcer(embedded_kafka), write_version(registry, "v1")
+    async with following(embedded_kafka, registry) as worker:
+        announcer.announce(announcement)
+        await worker.serves("v1")
+        announcer.write(b"v1", replace(announcement, action="reject").encode())
+        announcer.write(SERVING_KEY, b"junk")
+        await worker.counts("invalid-announcement", 1)
+        assert worker.serving == "v1"
 
 
 @on_a_loop

@@ -3,16 +3,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.clicks import DAY_MS
 from model.recommender import Recommender
-from model.vocabulary import fingerprint
+from model.vocabulary import Vocabulary, fingerprint
 from stream.micro_batch import SessionKey
 from stream.processor import POPULARITY, Outcome, Processor
 from stream.records import SourceRecord
-from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, encoded, plain, recommender, record
+from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, SEEDS, encoded, network, plain, recommender, record
 from tests.stream.deliveries_of_kafka import TOP_K, Delivered, answer, new_processor
 
 A, B, C = ITEMS[:3]
@@ -36,6 +37,16 @@ class Stream:
         """Answer clicks of one session, at the offsets after those of the last call."""
         first = self.kept.session(KEY).offset + 1 if KEY in self.kept.store else 0
         return self.answer(*(record(first + place, item) for place, item in enumerate(item_ids)))
+
+
+def refreshed(*new_items: str) -> Recommender:
+    """Return v1 with items that a refresh has appended, each with a vector of its own."""
+    vectors = {"new-1": 1.0, "new-2": -1.0}
+    items = [*ITEMS, *new_items]
+    grown = network(len(ITEMS), SEEDS["v1"]).with_items(
+        len(items), vectors={"embedding": torch.tensor([[vectors[item]] * 6 for item in new_items])}
+    )
+    return Recommender(grown, Vocabulary(items), "v1", lasting_items=len(ITEMS))
 
 
 def items_of(outcome: Outcome, place: int = -1) -> list[str]:
@@ -172,7 +183,7 @@ def test_an_unknown_item_leaves_the_hidden_vector_and_stays_in_the_history() -> 
     made = outcome.sessions[KEY]
     np.testing.assert_allclose(made.hidden, encoded(V1, [A]), atol=1e-6)
     assert made.items() == [A, "late-item"]
-    assert outcome.unknown == 1
+    assert len(outcome.unknown) == 1
     assert items_of(outcome, 0) == items_of(outcome, 1)
 
 
@@ -212,7 +223,7 @@ def test_the_first_version_takes_up_the_sessions_that_popularity_answered() -> N
 
 def test_an_item_that_the_new_version_knows_counts_after_the_swap() -> None:
     stream = Stream()
-    assert stream.clicks(A, "late-item").unknown == 1
+    assert stream.clicks(A, "late-item").unknown == ["late-item"]
     stream.version = V2
     outcome = stream.clicks(B)
     np.testing.assert_allclose(outcome.sessions[KEY].hidden, encoded(V2, [A, "late-item", B]), atol=1e-5)
@@ -223,6 +234,23 @@ def test_a_session_that_the_version_before_did_not_know_at_all_is_answered_after
     assert versions_of(stream.clicks("late-item")) == [POPULARITY]
     stream.version = V2
     assert versions_of(stream.clicks("never-known")) == ["v2"]
+
+
+def test_after_a_refresh_that_gives_new_items_other_rows_a_state_with_one_is_encoded_again() -> None:
+    stream = Stream(refreshed("new-1", "new-2"))
+    stream.clicks(A, "new-1")
+    stream.version = refreshed("new-2", "new-1")
+    outcome = stream.clicks(B)
+    np.testing.assert_allclose(outcome.sessions[KEY].hidden, encoded(stream.version, [A, "new-1", B]), atol=1e-5)
+
+
+def test_after_a_refresh_a_state_without_new_items_goes_on_and_the_new_item_is_answered() -> None:
+    stream = Stream()
+    stream.clicks(A, "new-1")
+    stream.version = refreshed("new-1")
+    outcome = stream.clicks("new-1")
+    assert outcome.unknown == []
+    np.testing.assert_allclose(outcome.sessions[KEY].hidden, encoded(stream.version, [A, "new-1"]), atol=1e-5)
 
 
 def test_a_click_is_ranked_in_the_answer_before_it_stored_or_of_the_same_batch() -> None:

@@ -64,7 +64,7 @@ def make_topics(broker: EmbeddedKafka | LocalKafka) -> BrokerTopics:
 
 
 @contextmanager
-def on_events(**reactions: Callable[[int], None]) -> Iterator[list[MutableMapping[str, Any]]]:
+def on_events(**reactions: Callable[[int], object]) -> Iterator[list[MutableMapping[str, Any]]]:
     """Call a reaction whenever its event is logged, with how often it was; underscores stand for spaces.
 
     Yields every event so far. This is how a test acts at the right moment without waiting for a length of time.

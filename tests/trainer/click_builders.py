@@ -6,6 +6,7 @@ import numpy as np
 
 from model.announcements import Announcement
 from model.clicks import Click, ClickTable
+from trainer.retention import Announced
 from trainer.settings import TrainerSettings
 from trainer.window import Window
 
@@ -55,6 +56,22 @@ def shuffled_clicks(
     ]
 
 
+def wandering_clicks(
+    items: Sequence[str], steps: range, generator: np.random.Generator, *, sessions: int, start_ms: int = 0
+) -> list[Click]:
+    """Return sessions of 8 clicks that go round the items, each time by another of the steps.
+
+    Whoever has learned such clicks knows that any of the steps may be next; other steps are other habits.
+    """
+    begins = generator.integers(len(items), size=(sessions, 1))
+    walked = np.cumsum(np.hstack([begins, generator.choice(steps, size=(sessions, 7))]), axis=1) % len(items)
+    return [
+        Click(f"s{start_ms + session}", items[walked[session, step]], start_ms + session * MINUTE_MS + step)
+        for session in range(sessions)
+        for step in range(8)
+    ]
+
+
 def table_of(clicks: Iterable[Click]) -> ClickTable:
     return ClickTable.from_clicks(clicks)
 
@@ -82,7 +99,12 @@ class MemoryAnnouncer:
         self.said = [serving] if serving else []
 
     def serving(self) -> Announcement | None:
-        return self.said[-1] if self.said else None
+        return next((said for said in reversed(self.said) if said.action != "reject"), None)
+
+    def announced(self) -> Announced:
+        last = {said.version: said.action for said in self.said}
+        held, rejected = ({name for name in last if last[name] == action} for action in ("pin", "reject"))
+        return Announced(self.serving(), frozenset(last), frozenset(held), frozenset(rejected))
 
     def announce(self, announcement: Announcement) -> None:
         self.said.append(announcement)

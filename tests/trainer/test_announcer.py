@@ -56,6 +56,17 @@ def test_versions_that_were_last_pinned_or_cannot_be_read_are_held(topics: Broke
     )
 
 
+def test_a_rejection_stands_under_the_version_s_own_name_until_something_else_is_said(topics: BrokerTopics) -> None:
+    rejection = replace(announcement("v2"), action="reject")
+    for said in (announcement("v1"), announcement("v2"), rejection):
+        run_within_deadline(announcer(topics).announce(said))
+    assert [record.key() for record in read_records(topics.bootstrap, topics.models, 5)][-1] == b"v2"
+    expected = Announced(announcement("v2"), frozenset({"v1", "v2"}), rejected=frozenset({"v2"}))
+    assert run_within_deadline(announcer(topics).announced()) == expected, "it alone changes nothing that serves"
+    run_within_deadline(announcer(topics).announce(announcement("v2")))
+    assert not run_within_deadline(announcer(topics).announced()).rejected
+
+
 def test_forgotten_versions_leave_the_topic_and_what_serves_stays(topics: BrokerTopics) -> None:
     for version in ("v1", "v2"):
         run_within_deadline(announcer(topics).announce(announcement(version)))

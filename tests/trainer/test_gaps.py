@@ -119,7 +119,7 @@ def test_a_disk_that_stays_full_for_a_while(
     events = run_until(trainer, round_failed=free_some, round_published=lambda _: True)
     assert [event["kind"] for event in failures(events)] == ["RegistryFullError"] * 3
     assert_nothing_is_lost(trainer, parent=first)
-    assert {entry.name for entry in (tmp_path / "registry").iterdir()} == set(trainer.registry.versions())
+    assert not list((tmp_path / "registry").glob("**/.unfinished-*"))
 
 
 def test_memory_that_runs_out_when_a_round_has_trained(

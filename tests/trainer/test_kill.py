@@ -20,7 +20,7 @@ from model.registry import Registry
 from tests.trainer.broker_topics import BrokerTopics, make_topics
 from tests.trainer.click_builders import MINUTE_MS, SMALL, add_clicks, cyclic_clicks, window_of
 from trainer.announcer import KafkaAnnouncer
-from trainer.retention import prune, superfluous
+from trainer.retention import Announced, prune, superfluous
 from trainer.round import Published, Round
 from trainer.window import WindowClicks
 
@@ -41,6 +41,9 @@ class Site:
     def serving(self) -> Announcement | None:
         return asyncio.run(self._kafka.serving())
 
+    def announced(self) -> Announced:
+        return asyncio.run(self._kafka.announced())
+
     def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         return asyncio.run(self._kafka.replace(serving, announcement))
 
@@ -50,8 +53,7 @@ class Site:
             window, should_stop=should_stop
         )
         assert isinstance(result, Published)
-        announced = asyncio.run(self._kafka.announced())
-        found = superfluous(self.registry, announced, keep=1, now_ms=number * 1000)
+        found = superfluous(self.registry, self.announced(), keep=1, now_ms=number * 1000)
         pruned = prune(self.registry, found, now_ms=number * 1000)
         assert not pruned.failures
         asyncio.run(self._kafka.forget(pruned.gone))

@@ -1,3 +1,5 @@
+from typing import Literal
+
 from numpy.random import default_rng
 from prometheus_client import CollectorRegistry
 
@@ -6,8 +8,10 @@ from tests.trainer.click_builders import cyclic_clicks, window_of
 from trainer.fine_tune import TrainReport
 from trainer.gate import Verdict
 from trainer.metrics import TrainerMetrics
+from trainer.rollback import Watched
 from trainer.round import Published, Refused, Skipped, Stopped
 from trainer.selection import select
+from trainer.watch import Look
 
 REPORT = TrainReport(loss=2.5, clicks=1000, seconds=0.5, is_complete=True)
 VERDICT = Verdict(
@@ -15,6 +19,9 @@ VERDICT = Verdict(
     "not worse",
     {"cases": 40, "recall@20": 0.5, "mrr@20": 0.25, "incumbent_recall@20": 0.4, "incumbent_mrr@20": 0.2},
 )
+
+
+OUTCOMES: tuple[Literal["kept", "worse"], ...] = ("kept", "worse")
 
 
 def published(version: str) -> Published:
@@ -62,6 +69,23 @@ def test_rounds_are_counted_by_result() -> None:
     counts = [value(registry, "rounds_total", result=name) for name in ("refused", "skipped", "stopped", "published")]
     assert counts == [2, 1, 1, 0]
     assert value(registry, "train_seconds_count") == 1
+
+
+def test_looks_at_live_clicks_show_their_figures_and_rollbacks_are_counted_by_cause() -> None:
+    registry = CollectorRegistry()
+    metrics = TrainerMetrics(registry)
+    measured = {"cases": 500.0}
+    for name in ("recall@20", "mrr@20"):
+        measured |= {f"{name}_difference": -0.25, f"{name}_difference_upper": -0.125}
+    assert value(registry, "rollbacks_total", cause="worse") == 0
+    for outcome in OUTCOMES:
+        metrics.looked(Watched("v2", "v1", outcome, Look(0, outcome == "worse", measured)))
+    metrics.looked(Watched("v2", "v1", "unfinished", None))
+    assert value(registry, "rollbacks_total", cause="worse") == 1
+    assert value(registry, "rollbacks_total", cause="unfinished") == 1
+    assert value(registry, "live_cases") == 500
+    assert value(registry, "live_difference", metric="recall@20", value="mean") == -0.25
+    assert value(registry, "live_difference", metric="mrr@20", value="upper") == -0.125
 
 
 def test_failed_rounds_in_a_row_are_shown_until_one_ends() -> None:

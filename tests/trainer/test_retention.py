@@ -29,9 +29,11 @@ def write(registry: Registry, version: str, parent: str | None, *, created_at_ms
     registry.write(ModelVersion(version, parent, network, Vocabulary(["a"]), created_at_ms=created_at_ms))
 
 
-def announced(serving: str, *, versions: list[str] = ALL, held: tuple[str, ...] = ()) -> Announced:
+def announced(
+    serving: str, *, versions: list[str] = ALL, held: tuple[str, ...] = (), rejected: tuple[str, ...] = ()
+) -> Announced:
     announcement = Announcement(serving, "uri", "00", "promote", {}, 0)
-    return Announced(announcement, frozenset(versions), frozenset(held))
+    return Announced(announcement, frozenset(versions), frozenset(held), frozenset(rejected))
 
 
 @pytest.mark.parametrize(
@@ -41,10 +43,21 @@ def announced(serving: str, *, versions: list[str] = ALL, held: tuple[str, ...] 
         (announced("v2"), ["v0", "v3"]),
         (announced("v0"), ["v1", "v2", "v3"]),
         (announced("v5", held=("v1",)), ["v0", "v2", "v3"]),
+        (announced("v3", rejected=("v4", "v5")), ["v0", "v1"]),
+        (announced("v5", rejected=("v2", "v3")), ["v0", "v1", "v2", "v3"]),
         (announced("elsewhere"), ["v0", "v1", "v2", "v3"]),
         (Announced(), ["v0", "v1", "v2", "v3"]),
     ],
-    ids=["newest serves", "older serves", "parentless serves", "pinned", "serving is elsewhere", "nothing serves"],
+    ids=[
+        "newest serves",
+        "older serves",
+        "parentless serves",
+        "pinned",
+        "newest are rejected",
+        "older are rejected",
+        "serving is elsewhere",
+        "nothing serves",
+    ],
 )
 def test_kept_are_the_newest_two_what_serves_its_parent_and_what_is_held(
     registry: Registry, said: Announced, expected: list[str]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from model.announcements import Announcement
 from model.clicks import Click
@@ -271,6 +272,15 @@ def test_a_serving_version_that_is_gone_is_mended_from_the_newest_other(tmp_path
     assert served(registry, announcer).parent == versions[1]
 
 
+def test_a_rejected_version_is_not_gone_on_from_instead(tmp_path: Path) -> None:
+    registry, announcer, window = three_versions(tmp_path)
+    first, second, third = announcer.said
+    announcer.said = [replace(second, action="reject"), first, third]
+    registry.remove(third.version)
+    assert isinstance(a_round(registry, announcer).run(window.snapshot(), mend=True), Published)
+    assert served(registry, announcer).parent == first.version
+
+
 def test_a_whole_serving_version_is_gone_on_from_even_when_told_to_mend(tmp_path: Path) -> None:
     registry, announcer, window = three_versions(tmp_path)
     serving = announcer.said[-1].version
@@ -353,6 +363,9 @@ class CrashingParts:
     def serving(self) -> Any:
         return self.between(self._announcer.serving)
 
+    def announced(self) -> Any:
+        return self.between(self._announcer.announced)
+
     def replace(self, serving: Announcement | None, announcement: Announcement) -> bool:
         self.moment()
         return self._announcer.replace(serving, announcement)
@@ -365,7 +378,7 @@ class CrashingParts:
 def run_crashing(registry: Registry, announcer: MemoryAnnouncer, window: Window, crash_at: int) -> RoundResult | None:
     parts: Any = CrashingParts(registry, announcer, crash_at)
     settings = SMALL.model_copy(update={"epochs_round": 1, "batch_size": 64})
-    turn = Round(settings, parts, parts, lambda: 1_700_000_000_000 + crash_at, lambda: f"{crash_at:04x}")
+    turn = Round(settings, parts, parts, lambda: 1_700_000_000_000 + crash_at, lambda: f"crash-{crash_at}")
     try:
         return turn.run(window.snapshot(), should_stop=parts.should_stop)
     except Crash:

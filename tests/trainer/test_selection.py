@@ -4,19 +4,27 @@ from collections.abc import Mapping
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.clicks import DEFAULT_IDLE_MS, Click
 from tests.trainer.click_builders import MINUTE_MS, add_clicks, cyclic_clicks, window_of
-from trainer.selection import Lesson, Selection, select
+from trainer.selection import Lesson, Selection, select, unread
 from trainer.window import Window, WindowClicks
 
 
 def chosen(
-    window: WindowClicks, until: Mapping[int, int], *, holdout: float = 0.25, replay: float = 0.0, seed: int = 0
+    window: WindowClicks,
+    until: Mapping[int, int],
+    *,
+    misleading: NDArray[np.bool_] | None = None,
+    holdout: float = 0.25,
+    replay: float = 0.0,
+    seed: int = 0,
 ) -> Selection:
     return select(
         window,
         until,
+        misleading=misleading,
         holdout_share=holdout,
         replay_share=replay,
         idle_ms=DEFAULT_IDLE_MS,
@@ -213,6 +221,39 @@ def test_a_partition_that_became_shorter_counts_as_unseen() -> None:
 def test_a_partition_without_clicks_keeps_what_the_incumbent_has_seen() -> None:
     window = window_of(cyclic_clicks("ABC", sessions=100), partitions=1).snapshot()
     assert chosen(window, {0: 5, 7: 42}).trained_until[7] == 42
+
+
+@settings(max_examples=100)
+@given(
+    clicks=st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 50 * MINUTE_MS), st.booleans()), max_size=60
+    ),
+    until=st.dictionaries(st.integers(0, 1), st.integers(0, 25)),
+    holdout=st.floats(0.05, 0.9),
+    replay=st.floats(0, 2),
+)
+def test_misleading_clicks_are_neither_learned_nor_held_out_nor_replayed_nor_counted(
+    clicks: list[tuple[int, int, int, bool]], until: dict[int, int], holdout: float, replay: float
+) -> None:
+    window = labelled_window([click[:3] for click in clicks]).snapshot()
+    misleading = np.array([click[3] for click in clicks], dtype=np.bool_)
+    left_out = {(int(window.partition[place]), int(window.offset[place])) for place in np.flatnonzero(misleading)}
+    selection = chosen(window, until, misleading=misleading, holdout=holdout, replay=replay)
+    counted = unread(window, until, DEFAULT_IDLE_MS, misleading)
+    used = (
+        trained_on(selection) + learned(selection, selection.rest) + held_out(selection) + learned(selection, counted)
+    )
+    assert not left_out & {(partition, offset) for partition, offset, _ in used}
+
+
+def test_misleading_clicks_lead_up_to_those_that_go_on_from_them() -> None:
+    clicks = [(0, 1, step * 1000) for step in range(10)]
+    misleading = np.arange(10) < 4
+    selection = chosen(labelled_window(clicks).snapshot(), {}, misleading=misleading, holdout=0.34)
+    assert [offset for _, offset, _ in played(selection, selection.training)] == list(range(8))
+    assert [offset for _, offset, _ in trained_on(selection)] == [4, 5, 6, 7]
+    assert [offset for _, offset, _ in learned(selection, selection.rest)] == [8, 9]
+    assert selection.new_clicks == 4
 
 
 def test_nothing_new_selects_nothing() -> None:

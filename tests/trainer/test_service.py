@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from deploy.embedded_kafka import EmbeddedKafka
+from model.announcements import REFRESH_KEY, RefreshAnnouncement
 from model.errors import DamagedVersionError, RegistryUnavailableError
+from model.refreshes import Refreshes
 from model.registry import Registry
+from tests.brokers import read_records
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
 from tests.trainer.click_builders import MINUTE_MS, SMALL, cyclic_clicks
 from trainer.announcer import KafkaAnnouncer
@@ -89,10 +93,10 @@ def run_until(trainer: Trainer, **reactions: Callable[[int], bool]) -> list[Any]
     """Run the trainer until a reaction to one of its events says so; returns all events."""
 
     async def main() -> None:
-        stop = asyncio.Event()
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
-        def stopping(reaction: Callable[[int], bool]) -> Callable[[int], None]:
-            return lambda count: stop.set() if reaction(count) else None
+        def stopping(reaction: Callable[[int], bool]) -> Callable[[int], object]:
+            return lambda count: loop.call_soon_threadsafe(stop.set) if reaction(count) else None
 
         with on_events(**{name: stopping(reaction) for name, reaction in reactions.items()}) as events:
             await trainer.run(stop=stop)
@@ -184,6 +188,45 @@ def test_clicks_are_read_on_while_a_round_trains(embedded_kafka: EmbeddedKafka, 
     run_within_deadline(main())
     assert trainer.value("window_clicks") == 2400
     assert trainer.value("rounds_total", result="stopped") == 1
+
+
+def test_between_rounds_workers_hear_of_new_items(topics: BrokerTopics, tmp_path: Path) -> None:
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"refresh_interval_s": 0.02}))
+
+    def a_few_clicks(_: int) -> bool:
+        topics.produce_clicks(cyclic_clicks(["item-3", "new"], sessions=1, clicks=2, start_ms=1000 * MINUTE_MS))
+        return False
+
+    events = run_until(trainer, round_published=a_few_clicks, refreshed=lambda _: True)
+    refreshed = next(event for event in events if event["event"] == "refreshed")
+    assert refreshed["base"] == trainer.serving()
+    assert refreshed["new_items"] == 1
+    assert trainer.value("refreshes_total", result="announced") == 1
+    said = read_records(topics.bootstrap, topics.models, 3)[-1]
+    assert said.key() == REFRESH_KEY
+    assert RefreshAnnouncement.decode(said.value()).refresh == refreshed["refresh"]
+    assert names(events).count("round started") == 1
+
+
+def test_a_refresh_that_fails_is_made_up_for_by_the_next(
+    topics: BrokerTopics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.produce_clicks(cyclic_clicks(ITEMS, sessions=200))
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"refresh_interval_s": 0.02}))
+
+    def a_few_clicks(_: int) -> bool:
+        topics.produce_clicks(cyclic_clicks(["item-3", "new"], sessions=1, clicks=2, start_ms=1000 * MINUTE_MS))
+        return False
+
+    def away(*_: object) -> str:
+        monkeypatch.undo()
+        raise RegistryUnavailableError("gone fishing")
+
+    monkeypatch.setattr(Refreshes, "write", away)
+    events = run_until(trainer, round_published=a_few_clicks, refreshed=lambda _: True)
+    assert names(events)[-3:] == ["refresh failed", "refreshed", "trainer stopped"]
+    assert trainer.value("refreshes_total", result="failed") == 1
 
 
 def test_kafka_away_at_the_start_is_waited_for_with_growing_waits(
@@ -302,6 +345,65 @@ def test_a_version_that_cannot_be_removed_fails_no_round(
     assert len(trainer.registry.versions()) == 3
     failures = [event["error"] for event in events if event["event"] == "old version not removed"]
     assert failures == [f"version {trainer.registry.versions()[0]} was not removed: read-only"]
+
+
+def two_versions(topics: BrokerTopics, folder: Path) -> tuple[str, str]:
+    """Publish two versions, the second the child of the first."""
+    published = []
+    for number in range(2):
+        topics.produce_clicks(cyclic_clicks(ITEMS, sessions=100, start_ms=number * 1000 * MINUTE_MS))
+        result = run_within_deadline(Trainer(topics, folder).run(once=True))
+        assert isinstance(result, Published)
+        published.append(result.announcement)
+    rejection = replace(published[1], action="reject")
+    run_within_deadline(KafkaAnnouncer(topics.aiokafka, topics.models, timeout_s=5).announce(rejection))
+    return published[0].version, published[1].version
+
+
+def test_a_rollback_that_a_crash_left_half_done_is_finished_at_the_start(topics: BrokerTopics, tmp_path: Path) -> None:
+    first, second = two_versions(topics, tmp_path)
+    trainer = Trainer(topics, tmp_path)
+    assert trainer.serving() == second
+    with on_events() as events:
+        result = run_within_deadline(trainer.run(once=True))
+    assert isinstance(result, Skipped), "what the rejected version was made from is not learned again"
+    assert result.detail.startswith("0 new clicks")
+    (taken_back,) = [event for event in events if event["event"] == "version rolled back"]
+    assert (taken_back["version"], taken_back["to"], taken_back["cause"]) == (second, first, "unfinished")
+    assert trainer.serving() == first
+    assert trainer.value("rollbacks_total", cause="unfinished") == 1
+
+
+def test_with_automatic_rollback_turned_off_a_rejected_version_serves_on(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    topics = make_topics(embedded_kafka)
+    _, second = two_versions(topics, tmp_path)
+    trainer = Trainer(topics, tmp_path, QUICK.model_copy(update={"auto_rollback": False}))
+    run_within_deadline(trainer.run(once=True))
+    assert trainer.serving() == second
+
+
+def test_a_look_at_live_clicks_that_fails_is_held_again_and_stops_no_round(
+    embedded_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    topics = make_topics(embedded_kafka)
+    first, _ = two_versions(topics, tmp_path)
+    weights = tmp_path / "registry" / first / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"")
+    trainer = Trainer(topics, tmp_path)
+
+    def mend_at_the_second(count: int) -> bool:
+        if count == 2:
+            weights.write_bytes(whole)
+        return False
+
+    events = run_until(trainer, look_at_live_clicks_failed=mend_at_the_second, version_rolled_back=lambda _: True)
+    failed = [event for event in events if event["event"] == "look at live clicks failed"]
+    assert [event["kind"] for event in failed] == ["DamagedVersionError"] * 2
+    assert "round skipped" in names(events)
+    assert trainer.serving() == first
 
 
 def failures(events: list[Any]) -> list[Any]:
