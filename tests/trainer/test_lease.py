@@ -3,6 +3,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -10,12 +11,15 @@ from prometheus_client import CollectorRegistry
 
 from deploy.embedded_kafka import ApiKey, EmbeddedKafka
 from deploy.local_kafka import LocalKafka
+from model.announcements import Announcement, RefreshAnnouncement
 from tests.stream.event_loop import eventually
 from tests.trainer.broker_topics import BrokerTopics, make_topics, on_events, run_within_deadline
 from tests.trainer.click_builders import cyclic_clicks
 from tests.trainer.test_service import ITEMS, QUICK, Trainer, run_until
+from trainer.announcer import KafkaAnnouncer
 from trainer.errors import AnotherTrainerError, KafkaUnavailableError
 from trainer.lease import Lease
+from trainer.leased_announcer import LeasedAnnouncer
 from trainer.metrics import TrainerMetrics
 
 
@@ -224,3 +228,24 @@ def test_once_waits_for_the_lease_and_then_gives_up(
     told.held = False
     with pytest.raises(AnotherTrainerError, match="leave the rounds to it, or stop it first"):
         run_within_deadline(Trainer(make_topics(embedded_kafka), tmp_path).run(once=True))
+
+
+def test_without_the_lease_nothing_is_said(embedded_kafka: EmbeddedKafka, told: AsTold) -> None:
+    topics = make_topics(embedded_kafka)
+    told.is_confirmed = False
+    lease: Any = told
+
+    async def main() -> None:
+        kafka = KafkaAnnouncer(topics.aiokafka, topics.models, timeout_s=5)
+        leased = LeasedAnnouncer(kafka, lease, asyncio.get_running_loop())
+        said = Announcement("v1", "uri", "00", "reject", {}, 0)
+        for say, what in (
+            (leased.announce, said),
+            (leased.announce_refresh, RefreshAnnouncement("r1", "v1", "00", 0)),
+        ):
+            with pytest.raises(AnotherTrainerError, match="took over meanwhile"):
+                await asyncio.to_thread(say, what)
+        assert not await asyncio.to_thread(leased.replace, None, said)
+        assert await kafka._records() == []
+
+    run_within_deadline(main())
