@@ -137,13 +137,13 @@ class Refresher:
             UnknownVersionError: The version that serves is not in the registry.
             Exception: What the announcer raises.
         """
+        if self._read_until == window.next_offsets:
+            return None
         announced = self.announcer.announced()
         serving = announced.serving
         if serving is None or serving.action == "pin":
             return None
         base = self._loaded(serving)
-        if self._read_until == window.next_offsets:
-            return None
         if self._rejected != announced.rejected:
             self._rejected, self._spans = announced.rejected, rejected_spans(self.registry, announced.rejected)
         refresh = self.refresh_of(base, window)
@@ -177,7 +177,7 @@ class Refresher:
 
     def _loaded(self, serving: Announcement) -> ModelVersion:
         if self._base is None or self._base.version != serving.version:
-            self._base, self._read_until = None, {}
+            self._base = None  # not both in memory
             loaded = load_incumbent(self.registry, serving, mend=False)
             assert loaded is not None  # only mending ends without a version
             self._base = replace(loaded, optimizer_state={})

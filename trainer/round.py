@@ -181,6 +181,7 @@ class Round:
             {} if incumbent is None else incumbent.trained_until,
             misleading=misleading,
             holdout_share=settings.holdout_share,
+            holdout_clicks=settings.holdout_clicks,
             replay_share=settings.replay_share,
             idle_ms=settings.idle_ms,
             generator=np.random.default_rng(seed),

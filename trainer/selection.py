@@ -62,6 +62,7 @@ def select(
     *,
     misleading: NDArray[np.bool_] | None = None,
     holdout_share: float,
+    holdout_clicks: int | None = None,
     replay_share: float,
     idle_ms: int,
     generator: np.random.Generator,
@@ -79,6 +80,7 @@ def select(
         misleading: bool, one for each click of the window: not to be learned, now or replayed; they may lead up to
             others. None: there are none.
         holdout_share: Between 0 and 1.
+        holdout_clicks: Of that share at most so many; None for all of it.
         replay_share: 0 or more.
         idle_ms: Longest pause inside a session.
         generator: Draws the sessions to replay.
@@ -87,7 +89,8 @@ def select(
     if misleading is None:
         misleading = np.zeros(len(window), dtype=np.bool_)
     is_new = _is_new(window, trained_until) & ~misleading
-    cut = _cut(window, is_new, trained_until, holdout_share)
+    kept_back = min(max(1, int(is_new.sum() * holdout_share)), holdout_clicks or len(window))
+    cut = _cut(window, is_new, trained_until, kept_back)
     older = _sessions_of_places(table, cut.trainable, idle_ms)
     training, new_clicks, replayed_clicks = _training(older, is_new, misleading, replay_share, generator)
     whole = _sessions_of_places(table, cut.trainable | cut.held_out, idle_ms)
@@ -149,16 +152,14 @@ def _is_new(window: WindowClicks, trained_until: Mapping[int, int]) -> NDArray[n
     return is_new
 
 
-def _cut(
-    window: WindowClicks, is_new: NDArray[np.bool_], trained_until: Mapping[int, int], holdout_share: float
-) -> _Cut:
+def _cut(window: WindowClicks, is_new: NDArray[np.bool_], trained_until: Mapping[int, int], kept_back: int) -> _Cut:
     """Find the moment that splits the new clicks, and for each partition the offset that stands for it.
 
     An offset stands for it when as many new clicks lie before it as are older than the moment. So in a partition where
     times rise with offsets the two agree, and one click with a wrong clock costs at most itself.
     """
     timestamp_ms = window.table.timestamp_ms
-    split_ms = _split_time(timestamp_ms[is_new], holdout_share)
+    split_ms = _split_time(timestamp_ms[is_new], kept_back)
     is_old_enough = timestamp_ms < split_ms
     before_offset = ~is_new
     until = {partition: end for partition, end in trained_until.items() if partition not in window.next_offsets}
@@ -170,11 +171,10 @@ def _cut(
     return _Cut((is_old_enough | ~is_new) & before_offset, ~is_old_enough & ~before_offset, until)
 
 
-def _split_time(new_ms: NDArray[np.int64], holdout_share: float) -> int:
+def _split_time(new_ms: NDArray[np.int64], kept_back: int) -> int:
     """Return the event time from which on clicks are held out."""
     if len(new_ms) == 0:
         return 0
-    kept_back = max(1, int(len(new_ms) * holdout_share))
     return int(np.partition(new_ms, len(new_ms) - kept_back)[len(new_ms) - kept_back])
 
 

@@ -97,6 +97,7 @@ class TrainerSettings(BaseModel):
     minimum_clicks: Size = Field(1_000, description="a round with fewer new clicks to train on is skipped")
     replay_share: Annotated[float, Ge(0)] = Field(0.25, description="older clicks trained again, per new click")
     holdout_share: Share = Field(0.2, description="newest share of the new clicks, kept back for the gate")
+    holdout_clicks: Size = Field(5_000, description="most clicks kept back for the gate")
     minimum_cases: Size = Field(100, description="a round whose gate would have fewer cases is skipped")
     gate_confidence: Annotated[float, Gt(0.5), Lt(1)] = Field(0.95, description="one-sided confidence of the gate")
     gate_margin: Annotated[float, Ge(0)] = Field(
@@ -208,5 +209,5 @@ _RECIPE = {
     "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
     "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
     "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round",
-    "companion", "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "seed",
+    "companion", "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "holdout_clicks", "seed",
 }  # fmt: skip
