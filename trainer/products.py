@@ -1,6 +1,6 @@
 """Whose matrix products the fast step takes: the tensor library's, or those compiled here for one core.
 
-The tensor library's are MKL's, which uses half of the width that the registers of other makers' processors have.
+The tensor library's are MKL's, which uses half of the width that the registers of AMD's processors may have.
 """
 
 from typing import Protocol
@@ -10,7 +10,6 @@ from llvmlite import binding  # type: ignore[import-untyped]
 
 from model.compiling import Floats
 from trainer.kernels.products import compile_products, multiply
-from trainer.kernels.tiles import HAS_512_BITS
 
 _AMD = "znver"
 
@@ -23,9 +22,8 @@ class Multiply(Protocol):
 
 
 def choose_multiply() -> Multiply:
-    """Return what multiplies faster on this processor, compiled and ready."""
-    is_held_back = HAS_512_BITS and str(binding.get_host_cpu_name()).startswith(_AMD)
-    if not is_held_back or torch.get_num_threads() > 1:
+    """Return what multiplies faster on this processor, compiled and ready; the compiled products take one thread."""
+    if not str(binding.get_host_cpu_name()).startswith(_AMD) or torch.get_num_threads() > 1:
         return multiply_by_torch
     compile_products()
     return multiply

@@ -72,18 +72,12 @@ def test_training_is_that_of_the_plain_step_with_either_product(
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("processor", "has_512_bits", "threads", "expected"),
-    [
-        ("znver5", True, 1, multiply),
-        ("znver5", True, 2, multiply_by_torch),
-        ("znver3", False, 1, multiply_by_torch),
-        ("sapphirerapids", True, 1, multiply_by_torch),
-    ],
+    ("processor", "threads", "expected"),
+    [("znver5", 1, multiply), ("znver5", 2, multiply_by_torch), ("sapphirerapids", 1, multiply_by_torch)],
 )
-def test_compiled_products_are_for_one_thread_where_the_library_leaves_half_of_the_width_unused(
-    processor: str, threads: int, expected: products.Multiply, monkeypatch: pytest.MonkeyPatch, *, has_512_bits: bool
+def test_compiled_products_are_for_one_thread_on_processors_that_the_library_holds_back(
+    processor: str, threads: int, expected: products.Multiply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "HAS_512_BITS", has_512_bits)
     monkeypatch.setattr(products.binding, "get_host_cpu_name", lambda: processor)
     torch.set_num_threads(threads)
     assert choose_multiply() is expected

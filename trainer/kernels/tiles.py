@@ -12,10 +12,10 @@ from numba.core.types import none
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-HAS_512_BITS = bool(binding.get_host_cpu_features().get("avx512f"))
-LANES = 16 if HAS_512_BITS else 8
+_HAS_512_BITS = bool(binding.get_host_cpu_features().get("avx512f"))
+LANES = 16 if _HAS_512_BITS else 8
 _REGISTERS_ACROSS = 3
-ROWS = 8 if HAS_512_BITS else 4  # with their sums, three registers of columns and one of a row, nearly all are taken
+ROWS = 8 if _HAS_512_BITS else 4  # with their sums, three registers of columns and one of a row, nearly all are taken
 COLUMNS = LANES * _REGISTERS_ACROSS
 
 _INT64, _FLOAT = ir.IntType(64), ir.FloatType()
