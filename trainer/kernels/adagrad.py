@@ -75,10 +75,15 @@ def update_values(
     eps: float,
 ) -> None:
     """Update the first `count` of some distinct values of a table [N]; `velocity` is empty without momentum."""
-    # Side by side first: an update of a single value costs several times what its arithmetic does.
-    used = rows[:count]
-    held, squares, moved = values[used], sums[used], velocity[used if len(velocity) else used[:0]]
-    _adagrad(held, squares, moved, gradient[:count], np.float32(rate), np.float32(momentum), np.float32(eps))
-    values[used], sums[used] = held, squares
-    if len(velocity):
-        velocity[used] = moved
+    for u in range(count):
+        row = rows[u]
+        one = slice(row, row + 1)
+        _adagrad(
+            values[one],
+            sums[one],
+            velocity[one],
+            gradient[u : u + 1],
+            np.float32(rate),
+            np.float32(momentum),
+            np.float32(eps),
+        )
