@@ -27,7 +27,7 @@ LOG2_E = np.float32(1.4426950408889634)
 _LN_2 = np.float32(0.6931471805599453)
 _LOWEST_POWER = np.float32(-126)
 _LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
-_LINE = 16  # float32 values of a cache line
+LINE = 16  # float32 values of a cache line
 _MATH = {"contract", "reassoc", "arcp", "nsz"}  # sums may be vectorised, but a NaN must stay one
 
 
@@ -79,7 +79,7 @@ _prefetch = cast("Any", _fetched)  # called as compiled code calls it, without t
 @part
 def prefetch_row(table: Any, row: Any) -> None:
     """Fetch a row of a table into the cache, without waiting for it."""
-    for d in range(0, table.shape[1], _LINE):
+    for d in range(0, table.shape[1], LINE):
         _prefetch(table, row * table.shape[1] + d)
 
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
-from model.compiling import Floats, Ints
+from model.compiling import LINE, Floats, Ints
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.optimizer import ACCUMULATOR, SparseAdagrad
-from trainer.fast_layer import Buffer, Layer, optimizer_state
+from trainer.fast_layer import Layer, optimizer_state, zeros
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import rows
 from trainer.kernels.adagrad import update_rows, update_values
 from trainer.kernels.chance import fill_dropout_mask
 from trainer.kernels.cross_entropy import cross_entropy
+from trainer.products import choose_multiply
 from trainer.sampling import click_counts, log_expected
 from trainer.settings import TrainerSettings
 
@@ -71,26 +72,28 @@ class FastStep:
         self._input_length = network.settings.input_length or 1.0
         counts = click_counts(sessions, network.item_count)
         self._sampler = GuidedSampler(counts, settings, generator)
-        self._log_q = _no_floats()
+        self._log_q = zeros(0)
         if settings.logq:
             self._log_q = log_expected(counts, self._sampler.probabilities, settings).numpy()
         lanes, widths = settings.batch_size, network.settings.hidden_sizes
         starts = np.cumsum([0, *widths[:-1]]).tolist()
         most = settings.step_transitions
+        self._multiply = choose_multiply()
         self._layers = [
-            Layer(network, optimizer, layer, first, lanes=lanes, most=most) for layer, first in enumerate(starts)
+            Layer(network, optimizer, layer, first, lanes=lanes, most=most, multiply=self._multiply)
+            for layer, first in enumerate(starts)
         ]
         self._trace_first = sum(widths)
-        self._state = np.zeros((lanes, network.state_width), dtype=np.float32)
+        self._state = zeros(lanes, network.state_width)
         self._draws = 0
         self._make_tables(network, optimizer)
         self._make_buffers(most, settings.negative_samples, network.settings.embedding_size)
-        self._d_trace = np.zeros((lanes, network.settings.embedding_size), dtype=np.float32)
+        self._d_trace = zeros(lanes, network.settings.embedding_size)
 
     def _make_tables(self, network: GRU4Rec, optimizer: SparseAdagrad) -> None:
         table = network.parameters[EMBEDDING].detach()
         self._table, self._table_state = table.numpy(), optimizer_state(EMBEDDING, table, optimizer)
-        self._bias = _no_floats()
+        self._bias = zeros(0)
         if ITEM_BIAS in network.parameters:
             bias = network.parameters[ITEM_BIAS].detach()
             self._bias, self._bias_state = bias.numpy(), optimizer_state(ITEM_BIAS, bias, optimizer)
@@ -101,16 +104,16 @@ class FastStep:
         self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, transitions), dtype=np.int64)
         self._weights, self._shift, self._d_bias = (np.empty(most, dtype=np.float32) for _ in range(3))
         keeps_target = self._settings.logq and not self._settings.logq_target
-        self._restored = np.empty(most, dtype=np.float32) if keeps_target else _no_floats()
-        self._vectors, self._d_vectors = Buffer.of(most, width), Buffer.of(most, width)
-        self._scores = Buffer.of(transitions, transitions + samples)
-        self._x, self._x_mask = Buffer.of(transitions, width), Buffer.of(transitions, width)
-        self._x_mask.tensor.fill_(self._input_length)
-        self._query, self._d_query = Buffer.of(transitions, width), Buffer.of(transitions, width)
+        self._restored = np.empty(most, dtype=np.float32) if keeps_target else zeros(0)
+        self._vectors, self._d_vectors = zeros(most, width), zeros(most, width)
+        self._scores = zeros(transitions, _apart(transitions + samples))
+        self._x, self._x_mask = zeros(transitions, width), zeros(transitions, width)
+        self._x_mask[:] = self._input_length
+        self._query, self._d_query = zeros(transitions, width), zeros(transitions, width)
         if self._shape.cosine_scale:
-            self._unit_query = Buffer.of(transitions, width)
+            self._unit_query = zeros(transitions, width)
             self._lengths, self._query_lengths = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
-        self._loss = Buffer.of(1)
+        self._loss = torch.zeros(1)
 
     def start_epoch(self) -> None:
         """Forget the carried states: every session is played from its start again."""
@@ -121,25 +124,25 @@ class FastStep:
         count, is_whole = len(step.inputs), bool(step.learned.all())
         targets = step.targets if is_whole else step.targets[step.learned]
         candidates, used = self._gather(step.inputs, targets)
-        x = self._x.first(count)
-        self._drop(x_mask := self._x_mask.first(count).array, count)
-        rows.enter(self._vectors.array, self._places, x_mask, x.array)
-        inputs = [x.tensor]
+        x, x_mask = self._x[:count], self._x_mask[:count]
+        self._drop(x_mask, count)
+        rows.enter(self._vectors, self._places, x_mask, x)
+        inputs = [x]
         for layer in self._layers:
             inputs.append(layer.forward(inputs[-1], self._state, step))
-        query = self._add_trace(inputs.pop(), x.array, step) if self._shape.skip else inputs.pop()
+        query = self._add_trace(inputs.pop(), x, step) if self._shape.skip else inputs.pop()
         if not len(targets):
             return torch.zeros(())
         if is_whole:
             d_query = d_output = self._score(query, step, candidates)
         else:
-            d_query = d_output = np.zeros((count, query.shape[1]), dtype=np.float32)
-            d_query[step.learned] = self._score(query[torch.from_numpy(step.learned)], step, candidates)
+            d_query = d_output = zeros(count, query.shape[1])
+            d_query[step.learned] = self._score(query[step.learned], step, candidates)
         for layer in reversed(self._layers):
             d_output = layer.backward(d_output, inputs.pop(), step)
         self._leave(d_output, d_query, step, candidates, used)
         self._update(used)
-        return self._loss.tensor[0]
+        return self._loss[0]
 
     def _gather(self, inputs: Ints, targets: Ints) -> tuple[int, int]:
         """Copy the distinct rows of a mini-batch; returns C and U."""
@@ -149,10 +152,9 @@ class FastStep:
         )
         self._base += used
         tables, corrections = (self._table, self._bias, self._log_q), (self._shift, self._restored)
-        vectors = self._vectors.array
-        rows.gather(*tables, self._rows, candidates, used, vectors, *corrections)
+        rows.gather(*tables, self._rows, candidates, used, self._vectors, *corrections)
         if self._shape.cosine_scale:
-            rows.to_length(vectors, used, 1.0, vectors, self._lengths)
+            rows.to_length(self._vectors, used, 1.0, self._vectors, self._lengths)
         return candidates, used
 
     def _drop(self, x_mask: Floats, count: int) -> None:
@@ -163,41 +165,39 @@ class FastStep:
             x_mask *= self._input_length
         if settings.hidden_dropout:
             for number, layer in enumerate(self._layers, start=1):
-                fill_dropout_mask(
-                    layer.views(0, count).mask.array, self.seed, self._draws + number, settings.hidden_dropout
-                )
+                fill_dropout_mask(layer.views(0, count).mask, self.seed, self._draws + number, settings.hidden_dropout)
         self._draws += 1 + len(self._layers)
 
-    def _add_trace(self, output: Tensor, x: Floats, step: Step) -> Tensor:
-        query, shape = self._query.first(len(x)), self._shape
+    def _add_trace(self, output: Floats, x: Floats, step: Step) -> Floats:
+        query, shape = self._query[: len(x)], self._shape
         weights = shape.trace_decay, shape.skip_weight
         place = self._state, self._trace_first, step.lanes, step.resets
-        rows.add_trace(output.numpy(), x, *place, *weights, query.array)
-        return query.tensor
+        rows.add_trace(output, x, *place, *weights, query)
+        return query
 
     def _leave(self, d_x: Floats, d_query: Floats, step: Step, candidates: int, used: int) -> None:
         """Add the gradients of the inputs to those of the gathered rows."""
         shape = self._shape
         weights = shape.trace_decay, shape.skip_weight if shape.skip else 0.0
-        mask, gradient = self._x_mask.array, self._d_vectors.array
+        mask, gradient = self._x_mask, self._d_vectors
         trace = self._d_trace, step.lanes, step.resets
         rows.leave(d_x, d_query, *trace, *weights, mask, self._places, candidates, used, gradient)
         if shape.cosine_scale:
-            rows.from_length(gradient, used, 1.0, self._vectors.array, self._lengths)
+            rows.from_length(gradient, used, 1.0, self._vectors, self._lengths)
 
-    def _score(self, query: Tensor, step: Step, candidates: int) -> Floats:
+    def _score(self, query: Floats, step: Step, candidates: int) -> Floats:
         """Score the candidates; return the gradient of the learned ones' queries and keep the candidates'."""
-        count, vectors, scale = len(query), self._vectors.tensor[:candidates], self._shape.cosine_scale
+        count, vectors, scale = len(query), self._vectors[:candidates], self._shape.cosine_scale
         targets = self._places[1, :count]
         sessions = step.inputs[:0] if self._settings.own_session_negatives else step.sessions
         if scale:
-            unit = self._unit_query.first(count)
-            rows.to_length(query.numpy(), count, scale, unit.array, self._query_lengths)
-            query = unit.tensor
-        scores = self._scores.tensor[:count, :candidates]
-        torch.mm(query, vectors.t(), out=scores)
+            unit = self._unit_query[:count]
+            rows.to_length(query, count, scale, unit, self._query_lengths)
+            query = unit
+        scores, multiply = self._scores[:count, :candidates], self._multiply
+        multiply(query, vectors.T, scores, False)
         cross_entropy(
-            self._scores.array,
+            self._scores,
             self._shift,
             self._restored,
             self._weights,
@@ -208,19 +208,19 @@ class FastStep:
             self._settings.step_transitions,
             self._settings.label_smoothing,
             self._d_bias,
-            self._loss.array,
+            self._loss.numpy(),
         )
-        torch.mm(scores.t(), query, out=self._d_vectors.tensor[:candidates])
-        d_query = self._d_query.first(count)
-        torch.mm(scores, vectors, out=d_query.tensor)
+        multiply(scores.T, query, self._d_vectors[:candidates], False)
+        d_query = self._d_query[:count]
+        multiply(scores, vectors, d_query, False)
         if scale:
-            rows.from_length(d_query.array, count, scale, query.numpy(), self._query_lengths)
-        return d_query.array
+            rows.from_length(d_query, count, scale, query, self._query_lengths)
+        return d_query
 
     def _update(self, used: int) -> None:
         optimizer = self._optimizer
         recipe = optimizer.learning_rate, optimizer.momentum, optimizer.eps
-        update_rows(self._table, *self._table_state, self._rows, used, self._d_vectors.array, *recipe)
+        update_rows(self._table, *self._table_state, self._rows, used, self._d_vectors, *recipe)
         if len(self._bias):
             update_values(self._bias, *self._bias_state, self._rows, used, self._d_bias, *recipe)
         for layer in self._layers:
@@ -228,8 +228,9 @@ class FastStep:
                 parameter.update()
 
 
-def _no_floats() -> Floats:
-    return np.zeros(0, dtype=np.float32)
+def _apart(width: int) -> int:
+    """Return a width, at least as large, of which a column's values do not fall on the same few places of a cache."""
+    return (-(-width // LINE) | 1) * LINE
 
 
 @functools.cache

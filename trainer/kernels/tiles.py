@@ -1,0 +1,180 @@
+"""The inner loops of matrix products of float32, written for registers: offsets and strides count values.
+
+A panel is COLUMNS columns side by side, value after value of what is summed over.
+"""
+
+from itertools import chain
+from typing import Any, cast
+
+from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.core.types import none
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+_HAS_512_BITS = bool(binding.get_host_cpu_features().get("avx512f"))
+LANES = 16 if _HAS_512_BITS else 8
+_REGISTERS_ACROSS = 3
+ROWS = 8 if _HAS_512_BITS else 4  # with their sums, three registers of columns and one of a row, nearly all are taken
+COLUMNS = LANES * _REGISTERS_ACROSS
+
+_INT64, _FLOAT = ir.IntType(64), ir.FloatType()
+_SUMS = ir.VectorType(_FLOAT, LANES)
+
+
+class _Emitter:
+    """What both intrinsics emit with."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
+        self.builder = builder
+        self._arguments = context, builder, signature.args, values
+
+    def at(self, place: int, offset: Any) -> Any:
+        """Return a pointer to a value of the array that is an argument."""
+        context, builder, kinds, values = self._arguments
+        return builder.gep(cast("Any", make_array)(kinds[place])(context, builder, values[place]).data, [offset])
+
+    def parts(self, pointer: Any) -> list[Any]:
+        """Return pointers to the registers' worth of values of a line."""
+        starts = [ir.Constant(_INT64, part * LANES) for part in range(_REGISTERS_ACROSS)]
+        return [self.builder.bitcast(self.builder.gep(pointer, [start]), _SUMS.as_pointer()) for start in starts]
+
+    def load(self, pointer: Any) -> Any:
+        loaded = self.builder.load(pointer)
+        loaded.align = 4
+        return loaded
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, pointer).align = 4
+
+    def everywhere(self, one: Any) -> Any:
+        """Return a value in all lanes."""
+        nothing = ir.Constant(_SUMS, ir.Undefined)
+        first = self.builder.insert_element(nothing, one, ir.Constant(ir.IntType(32), 0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, nothing, lanes)
+
+
+@intrinsic
+def _line_copied(_context: Any, source: Any, _source_at: Any, target: Any, _target_at: Any) -> Any:
+    """Copy COLUMNS values that lie side by side."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        emitter = _Emitter(context, builder, signature, values)
+        sources, targets = (emitter.parts(emitter.at(place, values[place + 1])) for place in (0, 2))
+        for read, written in zip(sources, targets, strict=True):
+            emitter.store(emitter.load(read), written)
+        return context.get_dummy_value()
+
+    return none(source, types.int64, target, types.int64), emit
+
+
+@intrinsic
+def _square_turned(_context: Any, source: Any, _source_at: Any, _apart: Any, target: Any, _target_at: Any) -> Any:
+    """Copy LANES lines of LANES values, `_apart` from each other, as the columns of lines that are COLUMNS apart."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        emitter = _Emitter(context, builder, signature, values)
+
+        def line(pointer: Any, apart: Any, number: int) -> Any:
+            start = builder.gep(pointer, [builder.mul(apart, ir.Constant(_INT64, number))])
+            return builder.bitcast(start, _SUMS.as_pointer())
+
+        source, target = emitter.at(0, values[1]), emitter.at(3, values[4])
+        lines = [emitter.load(line(source, values[2], number)) for number in range(LANES)]
+        for half in (LANES >> shift for shift in range(1, LANES.bit_length())):
+            for place in (place for place in range(LANES) if not place & half):
+                pair = lines[place], lines[place + half]
+                lines[place], lines[place + half] = (
+                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
+                    for lanes in _exchanged(half)
+                )
+        for number, turned in enumerate(lines):
+            emitter.store(turned, line(target, ir.Constant(_INT64, COLUMNS), number))
+        return context.get_dummy_value()
+
+    return none(source, types.int64, types.int64, target, types.int64), emit
+
+
+def _exchanged(half: int) -> tuple[list[int], list[int]]:
+    """Return which lanes of two lines, counted on, become the first and the second where halves of squares change."""
+    kept = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
+    return kept, [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
+
+
+@intrinsic
+def _tile_multiplied(
+    _context: Any,
+    left: Any,
+    _left_at: Any,
+    _down: Any,
+    _along: Any,
+    panel: Any,
+    _panel_at: Any,
+    _depth: Any,
+    out: Any,
+    _out_at: Any,
+    _line: Any,
+    _adds: Any,
+) -> Any:
+    """Write the product of ROWS rows and COLUMNS columns to its place in `out`, or add it to what is there.
+
+    Args:
+        left: Row i's value k is at `_left_at` + i * `_down` + k * `_along`.
+        panel: Column j's value k is at `_panel_at` + k * COLUMNS + j.
+        _depth: K, at least 1.
+        out: Row i begins at `_out_at` + i * `_line`.
+        _adds: bool, whether to add.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, left_at, down, along, _, panel_at, depth, _, out_at, line, adds = values
+        emitter = _Emitter(context, builder, signature, values)
+
+        def number(value: int) -> Any:
+            return ir.Constant(_INT64, value)
+
+        kind = ir.FunctionType(_SUMS, [_SUMS] * 3)
+        fma = cast("Any", cgutils).get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+        rows = [builder.gep(emitter.at(0, left_at), [builder.mul(down, number(row))]) for row in range(ROWS)]
+        columns = emitter.at(4, panel_at)
+        entry, step, done = builder.block, builder.append_basic_block("value"), builder.append_basic_block("summed")
+        builder.branch(step)
+        builder.position_at_end(step)
+        k, beside = builder.phi(_INT64), builder.phi(_INT64)
+        before = [[builder.phi(_SUMS) for _ in range(_REGISTERS_ACROSS)] for _ in range(ROWS)]
+        line_at = builder.gep(columns, [builder.mul(k, number(COLUMNS))])
+        across = [emitter.load(part) for part in emitter.parts(line_at)]
+        after = []
+        for row, sums in zip(rows, before, strict=True):
+            one = emitter.everywhere(builder.load(builder.gep(row, [beside])))
+            after.append([builder.call(fma, [one, column, total]) for column, total in zip(across, sums, strict=True)])
+        following = builder.add(k, number(1)), builder.add(beside, along)
+        nothing = ir.Constant(_SUMS, [0.0] * LANES)
+        for was, first, now in [
+            (k, number(0), following[0]),
+            (beside, number(0), following[1]),
+            *((was, nothing, now) for was, now in zip(chain(*before), chain(*after), strict=True)),
+        ]:
+            was.add_incoming(first, entry)
+            was.add_incoming(now, step)
+        builder.cbranch(builder.icmp_signed("<", following[0], depth), step, done)
+
+        builder.position_at_end(done)
+        for row in range(ROWS):
+            start = builder.gep(emitter.at(7, out_at), [builder.mul(line, number(row))])
+            for place, total in zip(emitter.parts(start), after[row], strict=True):
+                added = builder.fadd(emitter.load(place), total)
+                emitter.store(builder.select(adds, added, total), place)
+        return context.get_dummy_value()
+
+    numbers = types.int64
+    return none(left, numbers, numbers, numbers, panel, numbers, numbers, out, numbers, numbers, types.boolean), emit
+
+
+# Called as compiled code calls them, without the context.
+copy_line, turn_square, multiply_tile = (
+    cast("Any", _line_copied),
+    cast("Any", _square_turned),
+    cast("Any", _tile_multiplied),
+)
