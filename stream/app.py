@@ -137,7 +137,13 @@ def _build_app(settings: WorkerSettings, topics: Topics, kafka_options: Mapping[
         topic_disable_leader=True,
         web_enabled=False,
     )
-    app.transport = faust_seams.ClickTransport(app, topics.clicks, intake, settings.fetch_max_wait_ms)
+    app.transport = faust_seams.ClickTransport(
+        app,
+        topics.clicks,
+        intake,
+        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+        gather_ms=settings.gather_ms,
+    )
     clicks = app.topic(topics.clicks, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     app.topics.add(clicks)
     return app
