@@ -98,7 +98,7 @@ def test_faust_and_aiokafka_still_go_through_what_is_overridden(
 def test_the_overrides_replace_methods_that_exist() -> None:
     for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport):
         base = ours.__bases__[0]
-        own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake"}
+        own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake", "_is_restored"}
         replaced = {name for name in vars(ours) if not name.startswith("__")} - own
         assert {name for name in replaced if not hasattr(base, name)} <= {"_abc_impl"}, base
 
@@ -164,6 +164,8 @@ def test_the_names_of_instances_that_the_seam_reads_are_there(app: faust.App, fa
     assert hasattr(app.consumer._thread, "thread_loop")
     assert app.consumer._thread._consumer is None
     assert isinstance(faust_seams.offset_key(faust_table), bytes)
+    recovery = app.tables.recovery
+    assert (recovery.in_recovery, recovery.active_tps, recovery.standby_tps) == (False, set(), set())
     assert app.conf.stream_wait_empty is True
     assert app.conf.broker_max_poll_records is None
     assert app.conf.processing_guarantee.value == "at_least_once"
