@@ -155,7 +155,12 @@ class Process:
 
     def cpu_s(self) -> float:
         """Return the processor time that it and its running children have used, user and system, in seconds."""
-        return sum(_ticks(pid) for pid in _with_children(self.pid)) / os.sysconf("SC_CLK_TCK")
+        return cpu_s_of(self.pid)
+
+
+def cpu_s_of(pid: int) -> float:
+    """Return the processor time that a process and its running children have used, user and system, in seconds."""
+    return sum(_ticks(one) for one in _with_children(pid)) / os.sysconf("SC_CLK_TCK")
 
 
 def _with_children(pid: int) -> Iterator[int]:
