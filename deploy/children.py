@@ -1,5 +1,6 @@
 """Processes of ours that a command starts and ends: their settings, their logs, their health."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -166,8 +167,9 @@ def cpu_s_of(pid: int) -> float:
 def _with_children(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _with_children(int(child))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            for child in (task / "children").read_text().split():
+                yield from _with_children(int(child))
 
 
 def _ticks(pid: int) -> int:
