@@ -1,5 +1,6 @@
 """Processes of ours that a command starts and ends: their settings, their logs, their health."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -155,14 +156,20 @@ class Process:
 
     def cpu_s(self) -> float:
         """Return the processor time that it and its running children have used, user and system, in seconds."""
-        return sum(_ticks(pid) for pid in _with_children(self.pid)) / os.sysconf("SC_CLK_TCK")
+        return cpu_s_of(self.pid)
+
+
+def cpu_s_of(pid: int) -> float:
+    """Return the processor time that a process and its running children have used, user and system, in seconds."""
+    return sum(_ticks(one) for one in _with_children(pid)) / os.sysconf("SC_CLK_TCK")
 
 
 def _with_children(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _with_children(int(child))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            for child in (task / "children").read_text().split():
+                yield from _with_children(int(child))
 
 
 def _ticks(pid: int) -> int:

@@ -147,8 +147,8 @@ class Demo:
             "trainer": given.trainer.model_copy(update=TRAINER_SETTINGS),
         }
         if self._options.broker == "embedded":
-            # It answers a fetch without records only after the whole wait, whatever arrives meanwhile.
-            worker["fetch_max_wait_ms"] = 5
+            # It answers a fetch with too little in it only after the whole wait, whatever arrives meanwhile.
+            worker |= {"fetch_max_wait_ms": 5, "gather_ms": 0}
         if self._options.broker == RUNNING:
             # Whatever else it is used for, the demo's versions must not serve there.
             name = worker["app_id"] = f"nextclick-demo-{secrets.token_hex(3)}"

@@ -46,6 +46,25 @@ def plot_scoring(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw latency and a click's cost against the rate as a PNG, by rows of `deploy.bench.stream` with `rate`."""
+    plt = _pyplot()
+    figure, (latency, cost) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    ordered = sorted(rows, key=lambda row: row["rate"])
+    rates = [row["rate"] for row in ordered]
+    for percent, colour in (("50", "#4878a8"), ("99", "#b0703c"), ("99.9", "#888888")):
+        values = [row[f"latency_ms_p{percent}"] for row in ordered]
+        latency.loglog(rates, values, marker="o", color=colour, label=f"p{percent}")
+    cost.loglog(rates, [1e6 * row["worker_core_share"] / row["rate"] for row in ordered], marker="o", color="#4878a8")
+    latency.set(xlabel="clicks a second", ylabel="from due to readable, ms")
+    cost.set(xlabel="clicks a second", ylabel="worker's processor time a click, us")
+    latency.legend(frameon=False)
+    for panel in (latency, cost):
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def plot_simulation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw Recall@20 of each method, period by period, as a PNG; `rows` are those of `trainer.simulate`."""
     plt = _pyplot()

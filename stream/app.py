@@ -71,14 +71,27 @@ def build_worker(
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
     intake = Intake(settings.batch_cap * QUEUED_BATCHES)
-    app = _build_app(settings, topics, kafka_options, intake)
-    table = app.Table(
-        TABLE,
-        partitions=partitions,
-        key_type=bytes,
-        value_type=bytes,
-        options=dict(ROCKSDB_OPTIONS),
+    app = _build_app(settings, kafka_options)
+    table = StateTable(
+        app.Table(
+            TABLE,
+            partitions=partitions,
+            key_type=bytes,
+            value_type=bytes,
+            options=dict(ROCKSDB_OPTIONS),
+        )
     )
+    app.transport = faust_seams.ClickTransport(
+        app,
+        topics.clicks,
+        intake,
+        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+        gather_ms=settings.gather_ms,
+        restore=table.restore,
+        offset_key=table.offset_key,
+    )
+    clicks = app.topic(topics.clicks, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    app.topics.add(clicks)
 
     def new_model_consumer() -> AIOKafkaConsumer:
         return AIOKafkaConsumer(auto_offset_reset="earliest", enable_auto_commit=False, **kafka_options)
@@ -98,7 +111,7 @@ def build_worker(
         topics=topics,
         changelog=changelog_topic(settings.app_id),
         intake=intake,
-        table=StateTable(table),
+        table=table,
         processor=Processor(top_k=settings.top_k, idle_ms=settings.idle_ms, popularity=Popularity()),
         hot_swap=HotSwap(
             registry=registry,
@@ -119,8 +132,8 @@ def build_worker(
     return app, worker
 
 
-def _build_app(settings: WorkerSettings, topics: Topics, kafka_options: Mapping[str, Any], intake: Intake) -> faust.App:
-    app = faust.App(
+def _build_app(settings: WorkerSettings, kafka_options: Mapping[str, Any]) -> faust.App:
+    return faust.App(
         settings.app_id,
         broker=[f"kafka://{server}" for server in kafka_options["bootstrap_servers"].split(",")],
         broker_credentials=faust_seams.credentials(kafka_options),
@@ -137,10 +150,6 @@ def _build_app(settings: WorkerSettings, topics: Topics, kafka_options: Mapping[
         topic_disable_leader=True,
         web_enabled=False,
     )
-    app.transport = faust_seams.ClickTransport(app, topics.clicks, intake, settings.fetch_max_wait_ms)
-    clicks = app.topic(topics.clicks, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    app.topics.add(clicks)
-    return app
 
 
 def _service(worker: Worker) -> type[mode.Service]:

@@ -97,7 +97,7 @@ class WorkerMetrics:
             times: How long each stage took.
             now_ms: When its deliveries were acknowledged, ms since the Unix epoch.
         """
-        self.batch_clicks.observe(len(outcome.answers) + len(outcome.dead_letters))
+        self.batch_clicks.observe(float(len(outcome.answers) + len(outcome.dead_letters)))
         self.process_time.observe(times.process_s)
         self.forward_time.observe(outcome.forward_s)
         self.store_read_time.observe(times.store_read_s)

@@ -35,6 +35,10 @@ class WorkerSettings(BaseModel):
     fetch_max_wait_ms: Annotated[int, Ge(1)] = Field(
         100, description="longest that the broker holds a fetch without records (ms)"
     )
+    gather_ms: Annotated[int, Ge(0), Le(1000)] = Field(
+        6,
+        description="how long the broker gathers clicks after it has handed some over (ms; 0: not at all)",
+    )
     commit_interval_s: Annotated[float, Gt(0)] = Field(0.5, description="seconds between offset commits")
     session_timeout_s: Annotated[float, Gt(0)] = Field(10.0, description="Kafka group session timeout (seconds)")
     delivery_timeout_s: Annotated[float, Gt(0)] = Field(

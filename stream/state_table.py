@@ -30,6 +30,8 @@ class StateTable:
 
     def __init__(self, table: faust.Table) -> None:
         self._table = table
+        # Faust's own record in every partition.
+        self.offset_key = faust_seams.offset_key(table)
 
     def load(self, keys: Sequence[tuple[int, bytes]]) -> list[Session | None]:
         """Return the sessions of the given (partition, key) pairs; None where there is no record.
@@ -59,6 +61,23 @@ class StateTable:
             faust_seams.partition_db(self._table, partition).write(batch)
         return encoded
 
+    def restore(self, partition: int, records: Sequence[tuple[bytes, bytes | None]], offset: int) -> None:
+        """Apply changelog records in their order, and note the offset of the last, in one atomic write.
+
+        Args:
+            partition: Theirs.
+            records: Keys and values; None deletes.
+            offset: Of the last record.
+        """
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, record in records:
+            if record is None:
+                batch.delete(key)
+            else:
+                batch.put(key, record)
+        batch.put(self.offset_key, str(offset).encode())
+        faust_seams.partition_db(self._table, partition).write(batch)
+
     def delete(self, partition: int, keys: Sequence[bytes]) -> None:
         """Remove records, in one atomic write."""
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -71,14 +90,13 @@ class StateTable:
 
         Exhaust it or drop it at once: a live iterator keeps the database from being handed to another worker.
         """
-        reserved = faust_seams.offset_key(self._table)
         cursor = faust_seams.partition_db(self._table, partition).iter()
         cursor.seek(after + b"\0" if after else b"\0")
         for _ in range(most):
             if not cursor.valid():
                 return
             key = cursor.key()
-            if key != reserved:
+            if key != self.offset_key:
                 yield key, cursor.value()
             cursor.next()
 

@@ -1,7 +1,9 @@
 """What answers cost: processor time and wall time of a process over the answers that arrive meanwhile."""
 
+import re
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +14,8 @@ from deploy.children import Process
 LOOK_S = 0.1
 _SILENCE_S = 5.0
 _TIMEOUT_S = 10.0
+_SECONDS = re.compile(r"^nextclick_(\w+)_seconds(?:_sum)? (\S+)$", re.MULTILINE)
+_STAGES = ("process", "forward", "store_read", "store_write")
 _NOT_READY = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
 
 
@@ -90,3 +94,27 @@ def measured(process: Process, counted: Callable[[], int], is_over: Callable[[in
         if look[0] > last[0]:
             last = look
     return Costs(last[0] - first[0], last[1] - first[1], last[2] - first[2])
+
+
+def seconds_told(ports: Sequence[int]) -> dict[str, float]:
+    """Return what workers say in seconds, by metric (`forward`, `recovery`), summed over the workers.
+
+    Args:
+        ports: Of their metrics on loopback.
+    """
+    told: dict[str, float] = {}
+    for port in ports:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
+            for name, seconds in _SECONDS.findall(answer.read().decode()):
+                told[name] = told.get(name, 0.0) + float(seconds)
+    return told
+
+
+def stages_us(before: dict[str, float], after: dict[str, float], answers: int) -> dict[str, float]:
+    """Return how long the workers' event loops were busy per answer with each stage, microseconds.
+
+    `answers` is all of `process` but the network with its top k and the reading of states.
+    """
+    spent = {name: 1e6 * (after[name] - before[name]) / max(answers, 1) for name in _STAGES}
+    spent["answers"] = spent.pop("process") - spent["forward"] - spent["store_read"]
+    return spent

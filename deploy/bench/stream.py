@@ -2,47 +2,45 @@
 
 Two phases on one worker. Throughput: clicks are waiting in the topic before the worker starts, so that nothing but the
 worker is in the way; its processor time and its answers are read over the middle of the work. Latency: an open loop at
-a fixed rate that waits for no answer, from the click's append to the answer's arrival at a subscriber.
+a fixed rate that waits for no answer, from when a click is due to when a subscriber can read its answer. Before both,
+the worker restores the sessions that are under way.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from confluent_kafka import Producer
 
+from deploy.bench import open_loop
 from deploy.bench.against import Site, environment_of_peers, measure, write_model
-from deploy.bench.costs import LOOK_S, AnswerCounter, measured
+from deploy.bench.costs import LOOK_S, AnswerCounter, measured, seconds_told, stages_us
 from deploy.bench.environment import environment
-from deploy.children import Child
+from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
+from deploy.bench.served_version import VERSION, publish, untrained_version
+from deploy.children import Child, cpu_s_of
 from deploy.click_generator import generate_clicks
 from deploy.errors import BrokerError, ChildError
+from deploy.fleet import worker_ports
 from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
-from deploy.observer import Observer
-from deploy.replay import Pace, replay
-from deploy.settings import Settings
+from deploy.ports import free_port
+from deploy.replay import replay
+from deploy.settings import HttpSettings, Settings
 from deploy.shop import Shop, ShopSettings
-from model.announcements import SERVING_KEY, Announcement
-from model.clicks import ClickTable, sessionise
-from model.companion import Companion, Mixing
-from model.gru4rec import GRU4Rec, GRU4RecSettings
-from model.registry import ModelVersion, Registry
-from model.transitions import Transitions
-from model.vocabulary import Vocabulary
+from model.clicks import ClickTable
+from model.registry import Registry
+from stream.settings import Topics
 
 READY_DEADLINE_S = 120.0
 # Starting and the last partial batches are left out.
 WINDOW = (0.25, 0.95)
-DRAIN_S = 3.0
-VERSION = "bench"
+IDLE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,12 @@ class StreamBench:
         clicks: Clicks waiting for the throughput phase.
         rate: Clicks per second of the latency phase.
         seconds: Length of the latency phase.
+        curve: Further rates, each for as long, one after the other.
         partitions: Of the clicks topic.
         broker: `kafka` or `embedded`.
         companion: Whether the version has one, as those that are trained do.
         processes: Workers side by side, on as many of the first cores.
+        sessions: Under way before the first click; the clicks are theirs.
         against: Other engines to measure on the same clicks, of `deploy.bench.against.PEERS`.
         peer_seconds: How long each of them is measured.
         seed: Of weights and clicks.
@@ -69,10 +69,12 @@ class StreamBench:
     clicks: int = 200_000
     rate: float = 1_000.0
     seconds: float = 15.0
+    curve: tuple[float, ...] = ()
     partitions: int = 4
     broker: str = "kafka"
     companion: bool = True
     processes: int = 1
+    sessions: int = 0
     against: tuple[str, ...] = ()
     peer_seconds: float = 15.0
     seed: int = 0
@@ -83,12 +85,16 @@ class Found:
     """What one run measured.
 
     Attributes:
-        worker: `events_per_s`, `cpu_us_per_event`, `latency_ms_p50`, `latency_ms_p99`.
+        worker: `events_per_s`, `cpu_us_per_event`, `loop_us_STAGE` of the throughput phase; `latency_ms_p50` and so on
+            (`open_loop.OpenLoop.to_dict`) and `WHO_core_share` of the latency phase; `idle_core_share` between them;
+            where sessions were under way, `restored_per_s`.
         peers: By name, `events_per_s` and `cpu_us_per_event`.
+        curve: `rate` and what `worker` says of the latency phase, one for each further rate.
     """
 
     worker: dict[str, float]
     peers: dict[str, dict[str, float]]
+    curve: Sequence[dict[str, float]] = ()
 
 
 def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> Found:
@@ -106,10 +112,14 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
     if bench.against and bench.broker != "kafka":
         raise BrokerError("the peers need what the embedded broker cannot do: measure them with --broker kafka")
     python = environment_of_peers(note) if bench.against else None
-    settings = settings.model_copy(update={"partitions": bench.partitions})
+    http = HttpSettings(worker_port=free_port())
+    settings = settings.model_copy(update={"partitions": bench.partitions, "http": http})
     generator = np.random.default_rng(bench.seed)
     shop = Shop(ShopSettings(items=bench.items, categories=max(bench.items // 100, 1)), generator)
-    table = generate_clicks(shop, bench.clicks + int(bench.rate * bench.seconds), generator)
+    rates = (bench.rate, *bench.curve)
+    table = generate_clicks(shop, bench.clicks + sum(int(rate * bench.seconds) for rate in rates), generator)
+    ids = spread_ids(len(table.session_ids), bench.sessions, generator)
+    table = replace(table, session_ids=ids[: len(table.session_ids)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-bench-")))
         note(f"broker ({bench.broker}) and {bench.clicks:,} clicks")
@@ -117,14 +127,31 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         if isinstance(broker, LocalKafka) and broker.pid:
             _pin(broker.pid, _other_cores(bench))
         connection = {"bootstrap.servers": broker.bootstrap}
-        version = _version(bench, shop.item_ids, table)
-        _publish(version, Registry(str(folder / "registry")), settings, connection)
+        version = untrained_version(bench.hidden, shop.item_ids, table, companion=bench.companion, seed=bench.seed)
+        publish(version, Registry(str(folder / "registry")), settings, connection)
+        if bench.sessions:
+            note(f"{bench.sessions:,} sessions under way")
+            records = session_records(
+                shop.item_ids,
+                version=VERSION,
+                hidden=bench.hidden,
+                k=settings.worker.top_k,
+                event_ms=int(table.timestamp_ms[0]),
+                generator=generator,
+            )
+            fill_changelog(settings.topic_plan().sessions_changelog, ids[: bench.sessions], records, connection)
         replay(table.slice(0, bench.clicks), connection, topic=settings.topics.clicks)
         note("worker, throughput")
         with _worker(broker.bootstrap, folder, settings, bench) as worker:
             throughput = _throughput(worker, bench, settings, broker.bootstrap)
-            note(f"latency at {bench.rate:,.0f} clicks/s")
-            latency = _latency(table.slice(bench.clicks, len(table)), bench, settings, connection)
+            idle = _idle(worker)
+            pids = {"worker": worker.pid, "broker": broker.pid if isinstance(broker, LocalKafka) else None}
+            begin, latencies = bench.clicks, []
+            for rate in rates:
+                note(f"latency at {rate:,.0f} clicks/s")
+                end = begin + int(rate * bench.seconds)
+                latencies.append(_latency(table.slice(begin, end), rate, settings.topics, connection, pids))
+                begin = end
         peers = {}
         if python:
             write_model(version.network, shop.item_ids, settings.worker.top_k, folder / "model.npz")
@@ -135,7 +162,8 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
             for peer in bench.against:
                 note(peer)
                 peers[peer] = measure(peer, python, site).to_dict()
-    return Found(throughput | latency, peers)
+    curve = [{"rate": rate} | latency for rate, latency in zip(rates, latencies, strict=True)]
+    return Found(throughput | idle | latencies[0], peers, curve[1:])
 
 
 def summary(bench: StreamBench, runs: list[Found]) -> dict[str, Any]:
@@ -157,6 +185,11 @@ def summary(bench: StreamBench, runs: list[Found]) -> dict[str, Any]:
     return {
         **_medians([found.worker for found in runs]),
         **({"peers": peers} if peers else {}),
+        **(
+            {"curve": [_medians(list(rows)) for rows in zip(*(found.curve for found in runs), strict=True)]}
+            if bench.curve
+            else {}
+        ),
         "runs": len(runs),
         "settings": vars(bench),
         "environment": environment(),
@@ -171,35 +204,6 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _version(bench: StreamBench, item_ids: list[str], table: ClickTable) -> ModelVersion:
-    """Return an untrained version of the asked-for size, as arithmetic does not mind the weights, with real counts."""
-    shape = GRU4RecSettings(embedding_size=bench.hidden, hidden_sizes=(bench.hidden,))
-    network = GRU4Rec.initialised(shape, len(item_ids), torch.Generator().manual_seed(bench.seed))
-    vocabulary, transitions = Vocabulary(item_ids), Transitions(len(item_ids))
-    sessions = sessionise(table)
-    transitions.add(replace(sessions, items=vocabulary.rows(table.item_ids)[sessions.items]))
-    return ModelVersion(
-        VERSION,
-        None,
-        network,
-        vocabulary,
-        created_at_ms=time.time_ns() // 1_000_000,
-        companion=Companion(transitions.neighbours(), Mixing()) if bench.companion else None,
-        transitions=transitions if bench.companion else None,
-    )
-
-
-def _publish(version: ModelVersion, registry: Registry, settings: Settings, connection: dict[str, str]) -> None:
-    """Write a version and announce it."""
-    registry.write(version)
-    announcement = Announcement(
-        VERSION, registry.location(VERSION), registry.manifest_sha256(VERSION), "promote", {}, version.created_at_ms
-    )
-    producer = Producer({**connection, "acks": "all"})
-    producer.produce(settings.topics.models, announcement.encode(), SERVING_KEY)
-    producer.flush()
-
-
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench) -> Child:
     return Child(
         ["worker", "--processes", str(bench.processes)],
@@ -207,10 +211,11 @@ def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench
             "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
             "REGISTRY": str(folder / "registry"),
             "PARTITIONS": str(settings.partitions),
-            "HTTP__WORKER_PORT": "0",
+            "HTTP__WORKER_PORT": str(settings.http.worker_port),
             "WORKER__DATA_DIR": str(folder / "worker"),
             "WORKER__BATCH_CAP": str(settings.worker.batch_cap),
-            "WORKER__FETCH_MAX_WAIT_MS": "5" if bench.broker == "embedded" else "100",
+            # See `deploy.demo`: the embedded broker answers a fetch only after its whole wait.
+            **({"WORKER__FETCH_MAX_WAIT_MS": "5", "WORKER__GATHER_MS": "0"} if bench.broker == "embedded" else {}),
             "LOG_FORMAT": "json",
         },
         folder / "worker.log",
@@ -221,6 +226,7 @@ def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench
 def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap: str) -> dict[str, float]:
     """Return what the middle of the waiting clicks costs."""
     first, last = (share * bench.clicks for share in WINDOW)
+    ports = worker_ports(settings, bench.processes)
     deadline = time.monotonic() + READY_DEADLINE_S
     with AnswerCounter(bootstrap, settings.topics.recommendations, bench.partitions) as counted:
         while counted() < first:
@@ -228,26 +234,34 @@ def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap
             if time.monotonic() > deadline and not counted():
                 raise ChildError(f"no answer within {READY_DEADLINE_S:g} s; the worker says:\n{worker.log_tail()}")
             time.sleep(LOOK_S)
+        before = seconds_told(ports)
         costs = measured(worker, counted, lambda answers, _seconds: answers >= last - first)
+        told = seconds_told(ports)
         while counted() < bench.clicks:
             worker.check()
             time.sleep(LOOK_S)
-    return costs.to_dict()
+    stages = stages_us(before, told, costs.answers)
+    restored = {"restored_per_s": bench.sessions * bench.processes / told["recovery"]} if bench.sessions else {}
+    return costs.to_dict() | {f"loop_us_{stage}": spent for stage, spent in stages.items()} | restored
 
 
-def _latency(table: ClickTable, bench: StreamBench, settings: Settings, connection: dict[str, str]) -> dict[str, float]:
-    """Produce at the asked-for rate and watch the answers as a subscriber."""
-    observer = Observer(connection, settings.topics, settings.worker.idle_ms)
-    observer.start()
-    try:
-        replay(table, connection, topic=settings.topics.clicks, pace=Pace(rate=bench.rate))
-        deadline = time.monotonic() + DRAIN_S
-        while observer.view().answers < len(table) and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
-        p50, p99 = observer.view().latency_all_ms
-    finally:
-        observer.stop()
-    return {"latency_ms_p50": p50, "latency_ms_p99": p99}
+def _idle(worker: Child) -> dict[str, float]:
+    before = worker.cpu_s()
+    time.sleep(IDLE_S)
+    return {"idle_core_share": (worker.cpu_s() - before) / IDLE_S}
+
+
+def _latency(
+    table: ClickTable, rate: float, topics: Topics, connection: dict[str, str], pids: dict[str, int | None]
+) -> dict[str, float]:
+    """Send at the asked-for rate and read the answers as a subscriber; beside it, what it costs each process."""
+    running = {name: pid for name, pid in pids.items() if pid}
+    before = {name: cpu_s_of(pid) for name, pid in running.items()}
+    found = open_loop.measure(table, rate, connection, topics.clicks, topics.recommendations)
+    seconds = len(table) / rate
+    return found.to_dict() | {
+        f"{name}_core_share": (cpu_s_of(pid) - before[name]) / seconds for name, pid in running.items()
+    }
 
 
 def _cores(bench: StreamBench) -> list[int]:

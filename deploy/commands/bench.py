@@ -27,7 +27,7 @@ from deploy.commands.options import (
 )
 from deploy.demo import LOOK_S, DemoView
 from deploy.local_broker import BROKER_KINDS
-from deploy.plots import plot_scoring
+from deploy.plots import plot_latency, plot_scoring
 from model.losses import LossName
 
 DEFAULTS = StreamBench()
@@ -48,6 +48,16 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     return sizes
 
 
+def _rates(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(rate) for rate in text.split(",") if text)
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise click.BadParameter(f"expected numbers above 0 with commas, got {text!r}")
+    return rates
+
+
 @click.group(epilog="Example: nextclick bench stream --json")
 def bench() -> None:
     """Measure; every figure in the README comes from here."""
@@ -59,45 +69,41 @@ def bench() -> None:
 @click.option("--clicks", default=DEFAULTS.clicks, show_default=True, help="Clicks of the throughput phase.")
 @click.option("--rate", default=DEFAULTS.rate, show_default=True, help="Clicks per second of the latency phase.")
 @click.option("--seconds", default=DEFAULTS.seconds, show_default=True, help="Length of the latency phase.")
+@click.option("--curve", default="", callback=_rates, help="Further rates, with commas.")
 @click.option("--partitions", default=DEFAULTS.partitions, show_default=True, help="Of the clicks topic.")
 @click.option("--broker", type=click.Choice(BROKER_KINDS), default=DEFAULTS.broker, show_default=True)
 @click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Workers side by side.")
+@click.option("--sessions", type=click.IntRange(min=0), default=0, show_default=True, help="Under way before.")
 @click.option("--against", is_flag=True, help="Measure Bytewax, Quix Streams and plain Faust on the same clicks too.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; medians are shown.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw latency and costs against the rate as this PNG.")
 @json_option
-def stream(
-    items: int,
-    hidden: int,
-    clicks: int,
-    rate: float,
-    seconds: float,
-    partitions: int,
-    broker: str,
-    processes: int,
-    repeats: int,
-    *,
-    companion: bool,
-    against: bool,
-    as_json: bool,
-) -> None:
+def stream(*, repeats: int, against: bool, plot: Path | None, as_json: bool, **measured: Any) -> None:
     """Measure workers, a core each: clicks per second, processor time per click, latency."""
-    peers = tuple(PEERS) if against else ()
-    asked = StreamBench(items, hidden, clicks, rate, seconds, partitions, broker, companion, processes, peers)
+    asked = StreamBench(**measured, against=tuple(PEERS) if against else ())
     settings = settings_with()
     runs = [
         stream_bench.run(asked, settings, lambda text: notes.print(f"{text} …", highlight=False))
         for _ in range(repeats)
     ]
     found = stream_bench.summary(asked, runs)
+    rates = [found | {"rate": asked.rate}, *found.get("curve", [])]
+    if plot:
+        plot_latency(rates, plot)
     if as_json:
         show_json(found)
         return
     output.print(
-        f"{found['events_per_s']:,.0f} clicks/s on {processes} core{'s' * (processes > 1)},"
-        f" {found['cpu_us_per_event']:.1f} us of processor time a click;"
-        f" at {rate:,.0f}/s latency p50 {found['latency_ms_p50']:.1f} ms, p99 {found['latency_ms_p99']:.1f} ms"
+        f"{found['events_per_s']:,.0f} clicks/s on {asked.processes} core{'s' * (asked.processes > 1)},"
+        f" {found['cpu_us_per_event']:.1f} us of processor time a click; idle {found['idle_core_share']:.1%} of a core"
     )
+    table = table_of("latency", "clicks/s", "p50, ms", "p99, ms", "p99.9, ms", "of a core", "us a click")
+    for row in rates:
+        latencies = (f"{row[f'latency_ms_p{percent}']:.1f}" for percent in ("50", "99", "99.9"))
+        share = row["worker_core_share"]
+        table.add_row("", f"{row['rate']:,.0f}", *latencies, f"{share:.0%}", f"{1e6 * share / row['rate']:,.0f}")
+    output.print(table)
     if against:
         table = table_of("the same clicks", "engine", "clicks/s", "us of a core a click", "x nextclick")
         for name, row in {"nextclick": found | {"times_cpu": 1.0}, **found["peers"]}.items():

@@ -14,6 +14,7 @@ from deploy.bench.costs import Costs, measured
 from deploy.bench.stream import Found, StreamBench
 from deploy.children import Process
 from deploy.errors import BrokerError
+from deploy.plots import plot_latency
 from deploy.settings import Settings
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.recommender import Recommender
@@ -73,6 +74,27 @@ def test_medians_and_multiples_are_of_the_same_run() -> None:
     assert (told["cpu_us_per_event"], told["spread"]["cpu_us_per_event"]) == (20, [10, 30])
     assert (told["peers"]["faust"]["times_cpu"], told["peers"]["faust"]["cpu_us_per_event"]) == (20, 400)
     assert "peers" not in stream.summary(StreamBench(), [found(1, 1)])
+
+
+def test_a_curve_has_the_medians_of_each_rate_and_is_drawn(tmp_path: Path) -> None:
+    def found(*p50s: float) -> Found:
+        keys = ("latency_ms_p50", "latency_ms_p99", "latency_ms_p99.9")
+        curve = [{"rate": 1000.0 * (place + 1), "worker_core_share": 0.2, **dict.fromkeys(keys, p50)}
+                 for place, p50 in enumerate(p50s)]  # fmt: skip
+        return Found(dict.fromkeys(keys, 1.0), {}, curve)
+
+    told = stream.summary(StreamBench(curve=(1000, 2000)), [found(3, 6), found(4, 9), found(20, 7)])
+    assert [(row["rate"], row["latency_ms_p50"]) for row in told["curve"]] == [(1000, 4), (2000, 7)]
+    assert told["curve"][0]["spread"]["latency_ms_p50"] == [3, 20]
+    plot_latency(told["curve"], tmp_path / "latency.png")
+    assert (tmp_path / "latency.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("rates", ["many", "100,0", "inf"])
+def test_rates_that_are_none_are_refused(rates: str) -> None:
+    done = nextclick("bench", "stream", "--curve", rates)
+    assert done.exit_code == 2
+    assert f"expected numbers above 0 with commas, got '{rates}'" in " ".join(done.output.split())
 
 
 def test_scoring_is_measured_for_every_size_and_drawn(tmp_path: Path) -> None:

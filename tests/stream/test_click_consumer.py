@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord
 from faust.types import TP
 
 from stream import faust_seams
@@ -33,8 +34,10 @@ class FakeConsumer:
     def __post_init__(self) -> None:
         self._intake = Intake(100)
         self._intake.assign([0, 1])
-        self.app = SimpleNamespace(consumer_generation_id=1)
-        self.transport = SimpleNamespace(clicks_topic="clicks")
+        self.recovery = SimpleNamespace(in_recovery=True, active_tps={TP("changelog", 0)}, standby_tps=set())
+        self.app = SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(recovery=self.recovery))
+        self.restored: list[tuple[int, list[bytes], int]] = []
+        self.transport = SimpleNamespace(clicks_topic="clicks", restore=self._restore, offset_key=b"offset")
         self.can_resume_flow = asyncio.Event()
 
     async def wait(self, event: asyncio.Event) -> None:
@@ -46,8 +49,14 @@ class FakeConsumer:
         self.should_stop = self.while_fetching == "end"
         return self.fetched, None
 
-    def _to_message(self, tp: TP, record: Any) -> tuple[str, int]:
-        return tp.topic, record.offset
+    def _to_message(self, _: TP, record: Any) -> tuple[bytes, bytes, int]:
+        return record.key, record.value, record.offset
+
+    def _is_restored(self, tp: TP) -> bool:
+        return ClickConsumer._is_restored(self, tp)
+
+    def _restore(self, partition: int, changes: list[tuple[bytes, bytes]], offset: int) -> None:
+        self.restored.append((partition, [key for key, _ in changes], offset))
 
     async def perform_seek(self) -> None:
         self.seeks += 1
@@ -69,18 +78,26 @@ class FakeConsumer:
 def fetched(topic: str, partition: int, offsets: Iterable[int]) -> dict[TP, list[Any]]:
     return {
         TP(topic, partition): [
-            SimpleNamespace(partition=partition, offset=offset, timestamp=5, key=b"s", value=b"{}")
-            for offset in offsets
+            ConsumerRecord(topic, partition, offset, 5, 0, b"s", b"{}", None, 1, 2, ()) for offset in offsets
         ]
     }
 
 
 @on_a_loop
-async def test_clicks_go_to_the_intake_and_changelog_records_to_faust() -> None:
+async def test_clicks_go_to_the_intake_and_changelog_records_to_the_store_and_faust_hears_how_far() -> None:
     consumer = FakeConsumer(fetched("clicks", 1, range(2)) | fetched("changelog", 0, range(3)))
-    messages = await consumer.getmany()
-    assert messages == [(TP("changelog", 0), ("changelog", offset)) for offset in range(3)]
+    assert await consumer.getmany() == [(TP("changelog", 0), (b"offset", b"2", 2))]
+    assert consumer.restored == [(0, [b"s"] * 3, 2)]
     assert await consumer.taken() == [SourceRecord(1, offset, 5, b"s", b"{}") for offset in range(2)]
+
+
+@on_a_loop
+async def test_after_recovery_what_the_worker_itself_wrote_to_the_changelog_does_not_come_back_into_the_store() -> None:
+    consumer = FakeConsumer(fetched("changelog", 0, range(3)) | fetched("changelog", 1, range(2)))
+    consumer.recovery.in_recovery = False
+    consumer.recovery.standby_tps = {TP("changelog", 1)}
+    assert [tp for tp, _ in await consumer.getmany()] == [TP("changelog", 1)]
+    assert [partition for partition, _, _ in consumer.restored] == [1]
 
 
 @pytest.mark.parametrize(("what", "seeks"), [("rebalance", 1), ("stop of the flow", 1), ("end", 0)])

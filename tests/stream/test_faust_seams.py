@@ -4,6 +4,7 @@ When one of these fails after an upgrade, read what the new version does in its 
 """
 
 import asyncio
+import contextlib
 import inspect
 import ssl
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import faust
 import pytest
 import rocksdict
 from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.stores.rocksdb import Store
 from faust.transport.drivers import aiokafka as driver
@@ -24,7 +26,7 @@ from faust.types import TP
 from stream import faust_seams
 from stream.faust_seams import ClickConsumer, ClickTransport
 from stream.settings import WorkerSettings
-from tests.stream.event_loop import on_a_loop
+from tests.stream.event_loop import eventually, on_a_loop
 
 SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
     (driver.Consumer.getmany, ["self", "timeout"], "ClickConsumer.getmany replaces it"),
@@ -41,6 +43,11 @@ SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
     (driver.Consumer.on_partitions_assigned, ["self", "assigned", "generation_id"], "opens the intake"),
     (driver.Consumer.on_partitions_revoked, ["self", "revoked"], "closes the intake"),
     (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"], "the fetch wait is set after it"),
+    (
+        driver.AIOKafkaConsumerThread._fetch_records,
+        ["self", "consumer", "active_partitions", "timeout", "max_records"],
+        "what the next fetch asks for is set after it",
+    ),
     (driver.ensure_aiokafka_TP, ["tp"], "partitions are handed to aiokafka through it"),
     (Store._db_for_partition, ["self", "partition"], "sessions are read and written through it"),
     (Store.set_persisted_offset, ["self", "tp", "offset"], "recovery starts after what it says"),
@@ -65,6 +72,9 @@ def test_signature_is_the_one_that_the_seam_was_written_for(
     ("function", "uses", "why"),
     [
         (aiokafka.AIOKafkaConsumer.start, "self._fetch_max_wait_ms", "set between __init__ and start"),
+        (driver.AIOKafkaConsumerThread.getmany, "self._fetch_records", "else the broker does not gather clicks"),
+        (Fetcher._get_actions_per_node, "self._fetch_max_wait_ms,", "else the broker does not gather clicks"),
+        (Fetcher._get_actions_per_node, "self._fetch_min_bytes,", "else the broker does not gather clicks"),
         (driver.Consumer.commit, "self.force_commit(", "else watermarks are never committed"),
         (driver.Consumer._commit_handler.fun, "self.commit()", "else the timer does not commit"),
         (driver.Consumer._drain_messages, "getmany(timeout=", "else clicks do not reach the intake"),
@@ -88,7 +98,7 @@ def test_faust_and_aiokafka_still_go_through_what_is_overridden(
 def test_the_overrides_replace_methods_that_exist() -> None:
     for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport):
         base = ours.__bases__[0]
-        own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake"}
+        own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake", "_is_restored"}
         replaced = {name for name in vars(ours) if not name.startswith("__")} - own
         assert {name for name in replaced if not hasattr(base, name)} <= {"_abc_impl"}, base
 
@@ -104,6 +114,47 @@ async def test_the_worker_s_consumer_waits_shortly_for_fetches_and_never_commits
     consumer._closed = True  # it never connected
 
 
+class FakeFetcher:
+    """What is set of aiokafka's fetcher, and what it says to have fetched."""
+
+    def __init__(self, fetched: dict[TP, list[Any]]) -> None:
+        self._fetched = fetched
+        self._closed = False
+        self._subscriptions = SimpleNamespace(fetch_context=contextlib.nullcontext)
+        self._fetch_max_wait_ms = 100
+        self._fetch_min_bytes = 1
+
+    async def fetched_records(self, *_: Any, **__: Any) -> dict[TP, list[Any]]:
+        return self._fetched
+
+    def asks_for(self) -> tuple[int, int]:
+        return self._fetch_max_wait_ms, self._fetch_min_bytes
+
+
+async def fetch(app: faust.App, fetcher: FakeFetcher, gather_ms: int) -> None:
+    app.transport.gather_ms = gather_ms
+    consumer = SimpleNamespace(_fetcher=fetcher, _closed=False)
+    await app.consumer._thread._fetch_records(consumer, {TP("clicks", 0)}, timeout=1.0, max_records=None)
+
+
+@on_a_loop
+async def test_after_clicks_the_broker_gathers_for_one_fetch_and_then_answers_at_once(app: faust.App) -> None:
+    fetcher = FakeFetcher({TP("clicks", 0): [object()]})
+    await fetch(app, fetcher, gather_ms=6)
+    assert fetcher.asks_for() == (6, faust_seams.GATHERED_BYTES)
+    await eventually(lambda: fetcher.asks_for() == (WorkerSettings().fetch_max_wait_ms, 1), "it answers at once")
+
+
+@pytest.mark.parametrize(("fetched", "gather_ms"), [({}, 6), ({TP("clicks", 0): [object()]}, 0)])
+@on_a_loop
+async def test_without_clicks_or_when_told_not_to_the_broker_never_gathers(
+    app: faust.App, fetched: dict[TP, list[Any]], gather_ms: int
+) -> None:
+    fetcher = FakeFetcher(fetched)
+    await fetch(app, fetcher, gather_ms)
+    assert fetcher.asks_for() == (100, 1)
+
+
 def test_the_names_of_instances_that_the_seam_reads_are_there(app: faust.App, faust_table: faust.Table) -> None:
     assert app.transport.intake is app.consumer._intake
     assert app.consumer.flow_active is True
@@ -113,6 +164,8 @@ def test_the_names_of_instances_that_the_seam_reads_are_there(app: faust.App, fa
     assert hasattr(app.consumer._thread, "thread_loop")
     assert app.consumer._thread._consumer is None
     assert isinstance(faust_seams.offset_key(faust_table), bytes)
+    recovery = app.tables.recovery
+    assert (recovery.in_recovery, recovery.active_tps, recovery.standby_tps) == (False, set(), set())
     assert app.conf.stream_wait_empty is True
     assert app.conf.broker_max_poll_records is None
     assert app.conf.processing_guarantee.value == "at_least_once"

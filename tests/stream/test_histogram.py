@@ -28,7 +28,7 @@ def test_a_scrape_equals_that_of_the_library_s_histogram(batches: list[list[floa
     histogram = Histogram("wait_seconds", "Waiting", BUCKETS, ours)
     expected = prometheus_client.Histogram("wait_seconds", "Waiting", buckets=BUCKETS, registry=reference)
     for values in batches:
-        histogram.observe(np.array(values))
+        histogram.observe(np.array(values, np.float64) if len(values) != 1 else float(values[0]))
         for value in values:
             expected.observe(value)
     got, want = samples(ours), samples(reference)
