@@ -97,7 +97,8 @@ class Candidate:
     def taught_rest(self, should_stop: ShouldStop) -> tuple["Candidate", TrainReport]:
         """Learn and count the held-out clicks too, their new items appended; the gate has no more use for them.
 
-        Before that the mixing weights are chosen on them: they are the newest clicks, and still unseen.
+        Before that the mixing weights are chosen on them: they are the newest clicks, and still unseen. Then they catch
+        up with the others, and a last epoch plays all: the newest alone would drive out what was learned before.
 
         Raises:
             TrainingDivergedError: The loss or a weight is not finite.
@@ -105,10 +106,13 @@ class Candidate:
         mixing = self._mixing_of_held_out()
         learner = self.learner.grown(self.selection.rest.sessions, self.selection.item_ids, self.generator)
         lesson = _as_rows(self.selection.rest, self.selection, learner)
-        companion = count(learner, lesson, mixing)
+        taught = replace(self, learner=learner, companion=count(learner, lesson, mixing))
         epochs = self.settings.epochs_first if self.incumbent is None else self.settings.epochs_round
-        taught = replace(self, learner=learner, companion=companion)
-        return taught, _learn(taught, lesson, epochs, should_stop)
+        report = _learn(taught, lesson, max(1, epochs - 1), should_stop)
+        if report.is_complete:
+            whole = _as_rows(self.selection.training, self.selection, learner).followed_by(lesson)
+            report = report.followed_by(_learn(taught, whole, 1, should_stop))
+        return taught, report
 
     def _mixing_of_held_out(self) -> Mixing:
         if self.companion is None:

@@ -18,6 +18,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "negative_samples": 2048,
             "sampling_alpha": 0.3,
             "cosine_scale": 15.0,
+            "replay_share": 2.0,
         },
         # Users with dozens to thousands of clicks each, and no sessions to speak of.
         "long-histories": {

@@ -16,7 +16,7 @@ class Lesson:
     """Sessions to learn from.
 
     Attributes:
-        sessions: By their start; of codes, or of rows where a caller mapped them.
+        sessions: Of codes, or of rows where a caller mapped them.
         learned: bool, one for each of `sessions.items`: whether it is to be learned; the others only lead up to those.
         is_new: bool, one for each of `sessions.items`: whether no version has learned it.
     """
@@ -24,6 +24,19 @@ class Lesson:
     sessions: Sessions
     learned: NDArray[np.bool_]
     is_new: NDArray[np.bool_]
+
+    def followed_by(self, later: "Lesson") -> "Lesson":
+        """Return the sessions of both; one that a cut has parted stays two."""
+        mine, theirs = self.sessions, later.sessions
+        sessions = Sessions(
+            items=np.concatenate([mine.items, theirs.items]),
+            offsets=np.concatenate([mine.offsets, mine.offsets[-1] + theirs.offsets[1:]]),
+            start_ms=np.concatenate([mine.start_ms, theirs.start_ms]),
+            end_ms=np.concatenate([mine.end_ms, theirs.end_ms]),
+        )
+        return Lesson(
+            sessions, np.concatenate([self.learned, later.learned]), np.concatenate([self.is_new, later.is_new])
+        )
 
 
 @dataclass(frozen=True)

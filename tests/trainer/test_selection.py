@@ -265,3 +265,27 @@ def test_nothing_new_selects_nothing() -> None:
 
 def test_an_empty_window_selects_nothing() -> None:
     assert chosen(Window(100).snapshot(), {}).new_clicks == 0
+
+
+def test_of_many_clicks_no_more_are_held_out_than_asked() -> None:
+    window = labelled_window([(0, session, session * MINUTE_MS + place) for session in range(50) for place in range(4)])
+    selection = select(
+        window.snapshot(),
+        {},
+        holdout_share=0.5,
+        holdout_clicks=20,
+        replay_share=0.0,
+        idle_ms=DEFAULT_IDLE_MS,
+        generator=np.random.default_rng(0),
+    )
+    assert selection.new_clicks == 180
+    assert len(learned(selection, selection.rest)) == 20
+
+
+def test_two_lessons_make_one_with_the_sessions_of_both() -> None:
+    clicks = [(0, session, session * MINUTE_MS + place) for session in range(8) for place in range(3)]
+    selection = chosen(labelled_window(clicks).snapshot(), {})
+    whole = selection.training.followed_by(selection.rest)
+    assert learned(selection, whole) == trained_on(selection) + learned(selection, selection.rest)
+    assert len(whole.sessions) == len(selection.training.sessions) + len(selection.rest.sessions)
+    assert whole.sessions.offsets[-1] == len(whole.sessions.items) == len(whole.learned) == len(whole.is_new)
