@@ -1,5 +1,6 @@
 """Where refreshes live: beside the versions, written once and atomically, verified when they are read."""
 
+import contextlib
 import hashlib
 
 import msgspec
@@ -8,6 +9,7 @@ import safetensors.torch
 from model.errors import DamagedVersionError
 from model.manifest import MANIFEST_FILE, FileEntry, checked_file, manifest_bytes, read_tensors, require_finite
 from model.refresh import Refresh
+from model.registry import SWEPT_AFTER_S, is_made_name
 from model.version_folders import VersionFolders
 from model.vocabulary import Vocabulary
 
@@ -131,14 +133,28 @@ class Refreshes:
         except ValueError as error:
             raise DamagedVersionError(name, "shape", f"{CHANGES_FILE}: {error}") from error
 
-    def keep_only(self, newest: int) -> None:
-        """Delete all but the newest few: each takes the place of the one before.
+    def make_room(self, *, keep: int, announced: str) -> None:
+        """Delete old refreshes: each takes the place of the one before.
+
+        Args:
+            keep: Of the newest so many stay, by their names, which are as right as the clocks of those who wrote them.
+            announced: Stays whatever its name.
 
         Raises:
             RegistryUnavailableError: The registry cannot be written now.
         """
-        for name in self.names()[:-newest]:
-            self._folders.remove(name)
+        for name in self.names()[:-keep]:
+            if name != announced:
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    self._folders.remove(name)
+
+    def sweep(self, now_ms: int) -> None:
+        """Delete what processes that were killed over a day ago left half written or half removed.
+
+        Raises:
+            RegistryUnavailableError: The registry cannot be read or written now.
+        """
+        self._folders.sweep(now_ms / 1000 - SWEPT_AFTER_S, is_made_name)
 
 
 def _read_manifest(name: str, data: bytes) -> RefreshManifest:

@@ -42,7 +42,8 @@ from model.vocabulary import Vocabulary
 __all__ = ["FileEntry", "Manifest", "ModelVersion", "Registry", "new_version_name"]
 
 _MADE_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+")
-_SWEPT_AFTER_S = 24 * 3600.0  # no write takes that long
+SWEPT_AFTER_S = 24 * 3600.0
+"""How long what is half written may still be in the making: no write takes that long."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ def new_version_name(now_ms: int, random_hex: str) -> str:
     """
     now = dt.datetime.fromtimestamp(now_ms / 1000, tz=dt.UTC)
     return f"{now:%Y%m%dT%H%M%SZ}-{random_hex}"
+
+
+def is_made_name(name: str) -> bool:
+    """Whether `new_version_name` may have returned this name."""
+    return _MADE_NAME.fullmatch(name) is not None
 
 
 class Registry:
@@ -248,7 +254,7 @@ class Registry:
         Raises:
             RegistryUnavailableError: The registry cannot be read or written now.
         """
-        self._folders.sweep(now_ms / 1000 - _SWEPT_AFTER_S, lambda name: _MADE_NAME.fullmatch(name) is not None)
+        self._folders.sweep(now_ms / 1000 - SWEPT_AFTER_S, is_made_name)
 
 
 def _companion_tensors(model_version: ModelVersion) -> dict[str, dict[str, Tensor]]:

@@ -66,6 +66,7 @@ class HotSwap:
         self._serving: Loaded | None = None
         self._announced: Announcement | None = None
         self._announced_refresh: RefreshAnnouncement | None = None
+        self._refused: Announcement | None = None
         self._earlier: dict[str, Announcement] = {}
         self._wakeup = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -167,12 +168,15 @@ class HotSwap:
         version = announcement.version
         if self.recommender and self.recommender.version == version:
             return True
+        if announcement == self._refused:
+            return False
         loaded = self._loaded.get(version)
         if loaded is None:
             try:
                 loaded = await asyncio.to_thread(self._loader.load, announcement, self.recommender)
             except (DamagedVersionError, UnknownVersionError) as error:
                 reason = error.reason if isinstance(error, DamagedVersionError) else "unknown-version"
+                self._refused = announcement
                 self.refused[version] = str(error)
                 self._metrics.swaps.labels(reason).inc()
                 log.warning("version refused", version=version, reason=reason, error=str(error))

@@ -19,10 +19,11 @@ class NewItems:
         self._vocabulary: Vocabulary | None = None
 
     def clicked(self, item_ids: Iterable[str], now_ms: int) -> None:
-        """Note clicks on unknown items; once `MOST_WAITING` wait, others are passed over."""
+        """Note clicks on unknown items; once `MOST_WAITING` wait, those that wait longest are given up."""
         for item_id in item_ids:
-            if len(self._first_ms) < MOST_WAITING:
-                self._first_ms.setdefault(item_id, now_ms)
+            self._first_ms.setdefault(item_id, now_ms)
+            if len(self._first_ms) > MOST_WAITING:
+                del self._first_ms[next(iter(self._first_ms))]
 
     def known(self, vocabulary: Vocabulary, now_ms: int) -> NDArray[np.float64]:
         """Return the seconds that those waited which a version knows now that serves, float64 [n]; they wait no more.

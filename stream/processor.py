@@ -149,9 +149,7 @@ class Processor:
                 batch.begin(key, Session(partition=key[0]))
                 continue
             life = batch.begin(key, stored)
-            stale = recommender is not None and (
-                stored.version != recommender.version or stored.last_row >= recommender.lasting_items
-            )
+            stale = recommender is not None and (stored.version != recommender.version or stored.last_row < 0)
             if recommender and (stale or recommender.companion):
                 life.before = recommender.vocabulary.rows(stored.items()).tolist()
             if stale:
@@ -205,9 +203,9 @@ class Processor:
         by_model = [False] * len(batch.valid)
         items: list[bytes] = []
         scores: list[bytes] = []
-        version = ""
+        version, lasting_items = "", 0
         if recommender and batch.valid:
-            version, vocabulary = recommender.version, recommender.vocabulary
+            version, vocabulary, lasting_items = recommender.version, recommender.vocabulary, recommender.lasting_items
             forward = self._forward(batch, recommender)
             by_model = forward.known.tolist()
             fingerprints[forward.known] = 0
@@ -221,6 +219,8 @@ class Processor:
                 life.session.answer = fingerprints[life.answered]
                 if by_model[life.answered]:
                     life.session.version, life.session.hidden = version, forward.states[life.slot]
+                    if life.session.last_row >= lasting_items:
+                        life.session.last_row = -1
                 else:
                     life.session.version, life.session.hidden, life.session.last_row = "", NO_HIDDEN, -1
         answers = []

@@ -43,7 +43,8 @@ class Session:
         history: Its last `HISTORY_ITEMS` items, packed (see `append_item`).
         history_items: How many items `history` holds.
         version: The version that made `hidden` and `answer`; empty when popularity answered.
-        last_row: Row in `version` of its newest known item, which may have left the history; -1 for none.
+        last_row: Row in `version` of its newest known item, which may have left the history; -1 for none, and for an
+            item that a refresh appended: in the next refresh the row may be another's, so the state is encoded again.
         answer: Fingerprints of the last answer's items, best first, uint32 [k].
         hidden: Hidden vector of all layers, float32 [W]; empty when `version` is.
     """

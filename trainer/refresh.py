@@ -58,7 +58,7 @@ def refreshed(
     if not len(lesson.sessions):
         return None
     new_ids = in_order_of_appearance(lesson.sessions, item_ids)
-    generator = torch.Generator().manual_seed(base.created_at_ms % 2**63)  # the same vectors in every refresh
+    generator = torch.Generator().manual_seed(base.created_at_ms % 2**63)
     network, vocabulary = with_new_items(
         base.network, base.vocabulary, new_ids, sessions=lesson.sessions, item_ids=item_ids, generator=generator
     )
@@ -122,6 +122,7 @@ class Refresher:
     clock_ms: Callable[[], int]
     random_hex: Callable[[], str] = field(default=lambda: secrets.token_hex(4))
     _base: ModelVersion | None = field(default=None, init=False)
+    _announced: str = field(default="", init=False)
     _read_until: dict[int, int] = field(default_factory=dict, init=False)
     _rejected: frozenset[str] = field(default=frozenset(), init=False)
     _spans: list[Span] = field(default_factory=list, init=False)
@@ -137,23 +138,24 @@ class Refresher:
             UnknownVersionError: The version that serves is not in the registry.
             Exception: What the announcer raises.
         """
-        if self._read_until == window.next_offsets:
-            return None
         announced = self.announcer.announced()
         serving = announced.serving
         if serving is None or serving.action == "pin":
             return None
         base = self._loaded(serving)
+        if self._read_until == window.next_offsets:
+            return None
         if self._rejected != announced.rejected:
             self._rejected, self._spans = announced.rejected, rejected_spans(self.registry, announced.rejected)
         refresh = self.refresh_of(base, window)
         if refresh is None:
             return None
         refreshes = Refreshes(self.registry.url)
+        # Before there is one more: where announcing fails time and again, they would pile up.
+        refreshes.make_room(keep=KEPT - 1, announced=self._announced)
         sha256 = refreshes.write(refresh, base.vocabulary.extended(refresh.item_ids))
         self.announcer.announce_refresh(RefreshAnnouncement(refresh.name, refresh.base, sha256, self.clock_ms()))
-        self._read_until = window.next_offsets
-        refreshes.keep_only(KEPT)
+        self._announced, self._read_until = refresh.name, window.next_offsets
         return refresh
 
     def refresh_of(self, base: ModelVersion, window: WindowClicks) -> Refresh | None:
@@ -177,7 +179,7 @@ class Refresher:
 
     def _loaded(self, serving: Announcement) -> ModelVersion:
         if self._base is None or self._base.version != serving.version:
-            self._base = None  # not both in memory
+            self._base, self._read_until = None, {}  # the old one first: not both in memory
             loaded = load_incumbent(self.registry, serving, mend=False)
             assert loaded is not None  # only mending ends without a version
             self._base = replace(loaded, optimizer_state={})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from model.announcements import Announcement
 from model.errors import DamagedVersionError, RegistryUnavailableError, UnknownVersionError
+from model.refreshes import Refreshes
 from model.registry import Manifest, Registry
 
 FRESH_MS = 3_600_000
@@ -95,6 +96,7 @@ def prune(registry: Registry, versions: list[str], *, now_ms: int) -> Pruned:
             pruned.failures.append(f"version {version} was not removed: {error}")
     try:
         registry.sweep(now_ms)
+        Refreshes(registry.url).sweep(now_ms)
     except RegistryUnavailableError as error:
         pruned.failures.append(f"what killed processes left behind was not removed: {error}")
     return pruned

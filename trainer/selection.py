@@ -104,9 +104,9 @@ def select(
     is_new = _is_new(window, trained_until) & ~misleading
     kept_back = min(max(1, int(is_new.sum() * holdout_share)), holdout_clicks or len(window))
     cut = _cut(window, is_new, trained_until, kept_back)
-    older = _sessions_of_places(table, cut.trainable, idle_ms)
+    older = sessions_of_places(table, np.flatnonzero(cut.trainable), idle_ms)
     training, new_clicks, replayed_clicks = _training(older, is_new, misleading, replay_share, generator)
-    whole = _sessions_of_places(table, cut.trainable | cut.held_out, idle_ms)
+    whole = sessions_of_places(table, np.flatnonzero(cut.trainable | cut.held_out), idle_ms)
     held_out = whole.subset(_having(whole, cut.held_out))
     cases = cut.held_out[held_out.items]
     cases[held_out.offsets[:-1]] = False
@@ -144,7 +144,7 @@ def unread(
         is_new &= ~misleading
     goes_on = np.zeros(len(table.session_ids), dtype=np.bool_)
     goes_on[table.session[is_new]] = True
-    sessions = _sessions_of_places(table, goes_on[table.session], idle_ms)
+    sessions = sessions_of_places(table, np.flatnonzero(goes_on[table.session]), idle_ms)
     trimmed, wanted = _leading_up(sessions.subset(_having(sessions, is_new)), is_new)
     return _with_items(Lesson(trimmed, wanted, wanted), table)
 
@@ -240,7 +240,6 @@ def _with_items(lesson: Lesson, table: ClickTable) -> Lesson:
     return replace(lesson, sessions=replace(lesson.sessions, items=table.item[lesson.sessions.items]))
 
 
-def _sessions_of_places(table: ClickTable, which: NDArray[np.bool_], idle_ms: int) -> Sessions:
+def sessions_of_places(table: ClickTable, places: NDArray[np.int64], idle_ms: int) -> Sessions:
     """Return the sessions of two and more of some clicks, with each click's place in `table` instead of its item."""
-    places = np.flatnonzero(which)
     return sessionise(replace(table.select(places), item=places), idle_ms=idle_ms, minimum_length=2)

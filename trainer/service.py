@@ -162,10 +162,14 @@ class _Service:
                 return None
             await self._look(watch, executor)
             return await self._round(executor)
+        led = False
         while not self._stopping.is_set():
             self._metrics.new_clicks.set(self._schedule.waiting(self.window.clicks_added))
             if self._lease.held:
+                if not led:
+                    watch.hurry()  # another trainer may have left a rollback half done
                 await self._turn(watch, executor)
+            led = self._lease.held
             await asyncio.sleep(self._settings.poll_s)
         return None
 
@@ -226,14 +230,15 @@ class _Service:
         turn = Round(
             self._settings, self._registry, LeasedAnnouncer(self._announcer, self._lease, loop), self._clock_ms
         )
-        held = partial(turn.run, window, mend=self._damaged >= MEND_AFTER, should_stop=self._should_stop)
-        result = await in_thread(executor, held)
+        mend = self._damaged >= MEND_AFTER
+        result = await in_thread(executor, partial(turn.run, window, mend=mend, should_stop=self._should_stop))
+        if not mend or isinstance(result, Published):
+            self._damaged = 0
         seconds = self._monotonic() - started_s
         self._schedule.ended()
         self._metrics.round_ended(result, seconds)
         _log_result(result, seconds)
         if isinstance(result, Published):
-            self._damaged = 0
             self._refresh_due_s = self._monotonic()  # clicks came during the round
             await self._make_room(executor)
         return result
@@ -256,7 +261,10 @@ class _Service:
         self._refresh_due_s = self._monotonic() + max(interval_s, REFRESH_REST * took_s)
 
     async def _make_room(self, executor: ThreadPoolExecutor) -> None:
-        """Remove the versions that nothing needs any more; where that fails, the next round tries again."""
+        """Remove the versions that nothing needs any more; where that fails, the next round tries again.
+
+        What was said about a version that could be removed and not forgotten stays in the topic.
+        """
         try:
             announced = await self._announcer.announced()
             pruned = await asyncio.get_running_loop().run_in_executor(executor, self._prune, announced)

@@ -11,8 +11,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions, sessionise
+from model.clicks import DEFAULT_IDLE_MS, ClickTable, Sessions
 from model.errors import InvalidFileError
+from trainer.selection import sessions_of_places
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -74,7 +75,7 @@ class Timeline:
         if self.stands_alone:
             places = np.arange(start, end)
             places = places[self._first_places[self.table.item[places]] < start]
-            sessions = _sessions_of_places(self.table, places, self.idle_ms)
+            sessions = sessions_of_places(self.table, places, self.idle_ms)
             counted = np.ones(len(sessions.items), dtype=np.bool_)
         else:
             sessions = self._until(start, end)
@@ -93,7 +94,7 @@ class Timeline:
 
     @cached_property
     def _sessions(self) -> Sessions:
-        return _sessions_of_places(self.table, np.arange(len(self.table)), self.idle_ms)
+        return sessions_of_places(self.table, np.arange(len(self.table)), self.idle_ms)
 
     @cached_property
     def _last_places(self) -> NDArray[np.int64]:
@@ -176,7 +177,3 @@ def _with_two_periods(timeline: Timeline) -> Timeline:
             f"{len(timeline.table)} clicks make one period, and there must be two: one to learn from, one to rank"
         )
     return timeline
-
-
-def _sessions_of_places(table: ClickTable, places: NDArray[np.int64], idle_ms: int) -> Sessions:
-    return sessionise(replace(table.select(places), item=places), idle_ms=idle_ms, minimum_length=2)

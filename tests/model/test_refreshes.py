@@ -155,11 +155,11 @@ def test_one_that_is_not_there_is_unknown(refreshes: Refreshes) -> None:
         refreshes.load(NAME, "", base().vocabulary)
 
 
-def test_the_newest_few_stay(refreshes: Refreshes) -> None:
+def test_the_newest_few_and_what_is_announced_stay(refreshes: Refreshes) -> None:
     for number in range(4):
         refreshes.write(replace(refresh(), name=f"2026112{number}T000000Z-00"), base().vocabulary.extended(["d"]))
-    refreshes.keep_only(2)
-    assert refreshes.names() == ["20261122T000000Z-00", "20261123T000000Z-00"]
+    refreshes.make_room(keep=2, announced="20261120T000000Z-00")
+    assert refreshes.names() == ["20261120T000000Z-00", "20261122T000000Z-00", "20261123T000000Z-00"]
 
 
 def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Refresh], bytes]:

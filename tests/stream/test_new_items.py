@@ -20,5 +20,5 @@ def test_an_item_is_waited_for_once() -> None:
 def test_junk_ids_take_no_more_than_their_share_of_memory() -> None:
     items = NewItems()
     items.clicked([f"junk-{number}" for number in range(MOST_WAITING)], 0)
-    items.clicked(["late"], 0)
-    assert items.known(Vocabulary(["late", "junk-7"]), 2_000).tolist() == [2.0]
+    items.clicked(["late"], 1_000)
+    assert items.known(Vocabulary(["late", "junk-0", "junk-7"]), 2_000).tolist() == [2.0, 1.0]

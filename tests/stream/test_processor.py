@@ -238,7 +238,7 @@ def test_a_session_that_the_version_before_did_not_know_at_all_is_answered_after
 
 def test_after_a_refresh_that_gives_new_items_other_rows_a_state_with_one_is_encoded_again() -> None:
     stream = Stream(refreshed("new-1", "new-2"))
-    stream.clicks(A, "new-1")
+    assert stream.clicks(A, "new-1").sessions[KEY].last_row == -1, "as a worker of any release can read it"
     stream.version = refreshed("new-2", "new-1")
     outcome = stream.clicks(B)
     np.testing.assert_allclose(outcome.sessions[KEY].hidden, encoded(stream.version, [A, "new-1", B]), atol=1e-5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from deploy.embedded_kafka import EmbeddedKafka
 from model.announcements import REFRESH_KEY, RefreshAnnouncement
@@ -130,3 +131,20 @@ async def test_a_version_without_companion_refuses_refreshes(embedded_kafka: Emb
         announcer.write(REFRESH_KEY, write_refresh(registry, "r1", "new").encode())
         await counts(worker, "shape")
         assert items(worker) == ITEMS
+
+
+@on_a_loop
+async def test_refreshes_do_not_make_a_refused_version_be_tried_again(
+    embedded_kafka: EmbeddedKafka, registry: Registry
+) -> None:
+    announcer = Announcer(embedded_kafka)
+    announcer.announce(write_version(registry, "v1", with_companion=True))
+    async with following(embedded_kafka, registry) as worker:
+        damaged = replace(write_version(registry, "v2", with_companion=True), sha256="00")
+        announcer.announce(damaged)
+        await worker.counts("hash")
+        announcer.write(REFRESH_KEY, write_refresh(registry, "r1", "new").encode())
+        await counts(worker, "applied")
+        assert worker.count("hash") == 1
+        announcer.announce(replace(damaged, announced_at_ms=NOW_MS))
+        await worker.counts("hash", 2)

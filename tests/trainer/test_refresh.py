@@ -14,6 +14,7 @@ from model.refreshes import Refreshes
 from model.registry import ModelVersion, Registry
 from model.transitions import Neighbours
 from tests.trainer.click_builders import MINUTE_MS, SMALL, MemoryAnnouncer, add_clicks, cyclic_clicks, window_of
+from trainer.errors import KafkaUnavailableError
 from trainer.learner import as_rows
 from trainer.refresh import KEPT, Refresher
 from trainer.round import Published, Round
@@ -213,3 +214,27 @@ def test_a_pinned_version_and_one_without_companion_are_left_alone(tmp_path: Pat
     pinned.read([ITEMS[0], "new"])
     assert pinned.refresh() is None
     assert Refresher(SMALL, pinned.registry, Announcer(), pinned.tick).run(pinned.window.snapshot()) is None
+
+
+def test_what_was_announced_stays_though_the_clock_goes_back(trainer: Trainer) -> None:
+    for number in range(KEPT + 1):
+        trainer.read([ITEMS[0], f"new-{number}"])
+        trainer.refresh()
+    trainer.now_ms = -1_000_000
+    trainer.refresher = trainer.anew()
+    for number in range(KEPT + 1):
+        trainer.read([ITEMS[1], f"newer-{number}"])
+        trainer.refresh()
+        assert trainer.announcer.refreshes[-1].refresh in Refreshes(trainer.registry.url).names()
+
+
+def test_refreshes_that_cannot_be_announced_do_not_pile_up(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: RefreshAnnouncement) -> None:
+        raise KafkaUnavailableError("gone fishing")
+
+    monkeypatch.setattr(trainer.announcer, "announce_refresh", away)
+    for number in range(3 * KEPT):
+        trainer.read([ITEMS[0], f"new-{number}"])
+        with pytest.raises(KafkaUnavailableError):
+            trainer.refresh()
+    assert len(Refreshes(trainer.registry.url).names()) <= KEPT
