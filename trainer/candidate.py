@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model.clicks import Sessions
 from model.companion import Companion, Mixing
 from model.registry import ModelVersion
-from trainer.companion import ROUND_CASES, count, count_new, train_anew
+from trainer.companion import count, count_new, train_anew
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.gate import Verdict, judge
 from trainer.learner import Learner, as_rows, grown_learner, new_learner
@@ -119,7 +119,7 @@ class Candidate:
             return Mixing()
         network, neighbours, start = self.learner.network, self.companion.neighbours, self.companion.mixing
         held_out, counted = self.held_out, self.counted
-        return fit_mixing(network, neighbours, held_out, counted=counted, most_cases=ROUND_CASES, start=start).mixing
+        return fit_mixing(network, neighbours, held_out, counted=counted, start=start).mixing
 
     def ranks(self) -> NDArray[np.int64]:
         """Rank the held-out clicks as it would serve, int64 [cases]."""

@@ -16,8 +16,6 @@ from trainer.settings import TrainerSettings
 
 NEWEST_SHARE = 0.05
 """Newest share of the first sessions, which the weights are chosen on before it is learned from."""
-ROUND_CASES = 1000
-"""Clicks that the weights are chosen on in a later round, at most."""
 _DAY_MS = 86_400_000
 
 
@@ -102,7 +100,6 @@ def count_new(
             parent.companion.neighbours,
             lesson.sessions,
             counted=lesson.is_new,
-            most_cases=ROUND_CASES,
             start=parent.companion.mixing,
         ).mixing
     learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * _DAY_MS)))

@@ -108,8 +108,9 @@ def test_a_version_that_cannot_be_removed_is_named_and_the_others_go(
     assert registry.versions() == ["v0", *ALL[2:]]
 
 
-def test_what_a_killed_writer_left_is_swept_too(registry: Registry, tmp_path: Path) -> None:
-    left = tmp_path / "registry" / ".unfinished-v9-x"
-    left.mkdir()
+@pytest.mark.parametrize("folder", ["", "refreshes"])
+def test_what_a_killed_writer_left_is_swept_too(registry: Registry, tmp_path: Path, folder: str) -> None:
+    left = tmp_path / "registry" / folder / ".unfinished-v9-x"
+    left.mkdir(parents=True)
     prune(registry, [], now_ms=int(left.stat().st_mtime * 1000) + 48 * FRESH_MS)
     assert not left.exists()
