@@ -121,6 +121,7 @@ class PackedCatalogue:
         tiled = -(-len(vectors) // _ITEMS_PER_TILE) * _ITEMS_PER_TILE
         self._tiled_bias = np.full(tiled, -np.inf, dtype=np.float32)
         self._tiled_bias[: len(vectors)] = self.bias
+        self._error = self._largest_error()
 
     def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
         """See `Catalogue`."""
@@ -138,7 +139,7 @@ class PackedCatalogue:
             sums = np.empty((len(packed) * QUERIES, _ITEMS_PER_TILE), dtype=np.int32)
             found = rows[block], scores[block], log_sums[block]
             _search(packed, units[block], self._items, self._tiled_bias, sums, temper or 0.0, *found)
-        _rescore(asked, self.vectors, self.bias, lengths * self._error(), count, rows, scores)
+        _rescore(asked, self.vectors, self.bias, lengths * self._error, count, rows, scores)
         return Best(np.ascontiguousarray(rows[:, :count]), np.ascontiguousarray(scores[:, :count]), log_sums)
 
     @property
@@ -146,7 +147,7 @@ class PackedCatalogue:
         """What it takes in memory beside the vectors themselves."""
         return self._items.nbytes + self._tiled_bias.nbytes
 
-    def _error(self) -> float:
+    def _largest_error(self) -> float:
         """Return the largest error of the first stage for a query of length 1.
 
         Rounding moves a row by at most half the root of D, in units of which LARGEST are the longest item, or the

@@ -2,7 +2,7 @@
 
 How they are mixed is in `model.mixing`; this file needs no compiler, so that reading a version does not either.
 
-Shape letters: S sessions, C clicks, L clicks of a history.
+Shape letters: S sessions, L clicks of a history.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,8 @@ class Mixing:
 
     def as_array(self) -> NDArray[np.float64]:
         """Return the weights in the order of the attributes, float64 [6]."""
-        return np.array(tuple(asdict(self).values()), dtype=np.float64)
+        weights = self.temper, self.forward, self.backward, self.last, self.repeat, self.fade
+        return np.array(weights, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -86,34 +87,3 @@ def histories_of(sessions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         newest = rows[-HISTORY:]
         line[HISTORY - len(newest) :] = newest
     return table
-
-
-def histories_after(
-    before: NDArray[np.int64], slots: NDArray[np.int64], rows: NDArray[np.int64], counts: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Return the history up to and with each click of a micro-batch, int64 [C, L], without a loop over clicks.
-
-    Args:
-        before: int64 [S, L], each session's history before the batch.
-        slots: int64 [C], each click's session, in order of arrival.
-        rows: int64 [C], each click's item, -1 for an unknown one.
-        counts: bool [C], false for a click that is in its session's history already.
-    """
-    by_session = np.argsort(slots, kind="stable")
-    taken = by_session[counts[by_session]]
-    added = np.bincount(slots[taken], minlength=len(before))
-    begins = np.arange(len(before)) * HISTORY + np.cumsum(added) - added
-    # Every session's history followed by its clicks of the batch.
-    plays = np.empty(before.size + len(taken), dtype=np.int64)
-    is_click = np.ones(len(plays), dtype=np.bool_)
-    old = (begins[:, None] + np.arange(HISTORY)).ravel()
-    plays[old], is_click[old] = before.ravel(), False
-    plays[is_click] = rows[taken]
-
-    so_far = np.cumsum(counts[by_session])
-    first = np.searchsorted(slots[by_session], np.arange(len(before)))
-    earlier = np.append(0, so_far)[first]  # counted clicks of the sessions before
-    starts = np.empty(len(slots), dtype=np.int64)
-    starts[by_session] = begins[slots[by_session]] + so_far - earlier[slots[by_session]]
-    windows: NDArray[np.int64] = plays[starts[:, None] + np.arange(HISTORY)]
-    return windows

@@ -4,7 +4,7 @@ p_j = softmax(temper s)_j + forward F_j + backward B_j + last [j was clicked las
 F and B sum the shares of `model.transitions.Neighbours` over the session's last `LOOKBACK` clicks, weighted
 `AGE_DECAY` to the power of their age. All but the first term is 0 for all but a few hundred items.
 
-Shape letters: C clicks, N items, D width of a vector, L clicks of a history, k items of an answer.
+Shape letters: S sessions, C clicks, N items, D width of a vector, L clicks of a history, k items of an answer.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
@@ -52,6 +52,22 @@ def mix(
     return rows, chances
 
 
+def histories_after(
+    before: NDArray[np.int64], slots: NDArray[np.int64], rows: NDArray[np.int64], counts: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the history up to and with each click of a micro-batch, int64 [C, L].
+
+    Args:
+        before: int64 [S, L], each session's history before the batch.
+        slots: int64 [C], each click's session, in order of arrival.
+        rows: int64 [C], each click's item, -1 for an unknown one.
+        counts: bool [C], false for a click that is in its session's history already.
+    """
+    histories = np.empty((len(slots), before.shape[1]), dtype=np.int64)
+    _follow(before.copy(), slots, rows, counts, histories)
+    return histories
+
+
 def mixture_ranks(
     scores: Tensor,
     targets: NDArray[np.int64],
@@ -89,6 +105,18 @@ def arrays_of(neighbours: Neighbours) -> Arrays:
         neighbours.predecessor_rows,
         neighbours.predecessor_shares,
     )
+
+
+@compiled
+def _follow(newest: Any, slots: Any, rows: Any, counts: Any, histories: Any) -> None:
+    """Let each session's history, a line of `newest`, follow its clicks, and write what it is at each of them."""
+    for c in range(len(slots)):
+        line = newest[slots[c]]
+        if counts[c]:
+            for place in range(len(line) - 1):
+                line[place] = line[place + 1]
+            line[len(line) - 1] = rows[c]
+        histories[c] = line
 
 
 @compiled

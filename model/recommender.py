@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.catalogue import catalogue_of
-from model.companion import Companion, histories_after, histories_of
+from model.companion import Companion, histories_of
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
-from model.mixing import mix
+from model.mixing import histories_after, mix
 from model.playing import player_of
 from model.vocabulary import Vocabulary
 from model.waves import plan_waves

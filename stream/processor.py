@@ -87,6 +87,9 @@ class Processor:
         self._top_k = top_k
         self._idle_ms = idle_ms
         self._popularity = popularity
+        # It keeps the leaders up to date from here on; asked only when some click needs them, it would look through
+        # all items in the middle of a batch.
+        popularity.top_k(top_k)
 
     def process(
         self,
@@ -196,10 +199,7 @@ class Processor:
         self, batch: MicroBatch, recommender: Recommender | None, now_ms: int
     ) -> tuple[list[Answer], NDArray[np.uint32]]:
         """Return one answer per valid record and the fingerprints of its items, uint32 [C, k]; 0 past the last."""
-        popular_items, popular_scores = self._popularity.top_k(self._top_k)
-        popular = msgspec.json.encode(popular_items), msgspec.json.encode(popular_scores)
         fingerprints = np.zeros((len(batch.valid), self._top_k), np.uint32)
-        fingerprints[:, : len(popular_items)] = [fingerprint(item) for item in popular_items]
         by_model = [False] * len(batch.valid)
         items: list[bytes] = []
         scores: list[bytes] = []
@@ -208,12 +208,16 @@ class Processor:
             version, vocabulary, lasting_items = recommender.version, recommender.vocabulary, recommender.lasting_items
             forward = self._forward(batch, recommender)
             by_model = forward.known.tolist()
-            fingerprints[forward.known] = 0
-            fingerprints[forward.known, : forward.top_rows.shape[1]] = vocabulary.fingerprints[
-                forward.top_rows[forward.known]
-            ]
+            fingerprints[:, : forward.top_rows.shape[1]] = vocabulary.fingerprints[forward.top_rows]
             items = items_as_json(forward.top_rows, vocabulary.json_ids)
             scores = scores_as_json(forward.scores)
+        popular = b"", b""
+        if not all(by_model):
+            popular_items, popular_scores = self._popularity.top_k(self._top_k)
+            popular = msgspec.json.encode(popular_items), msgspec.json.encode(popular_scores)
+            shown = np.zeros(self._top_k, np.uint32)
+            shown[: len(popular_items)] = [fingerprint(item) for item in popular_items]
+            fingerprints[np.logical_not(by_model)] = shown
         for life in batch.lives:
             if life.answered >= 0:
                 life.session.answer = fingerprints[life.answered]

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.companion import HISTORY, Mixing, histories_after, histories_of
+from model.companion import HISTORY, Mixing, histories_of
+from model.mixing import histories_after
 
 SESSIONS = 3
 BEFORE = st.lists(st.lists(st.integers(-1, 9), max_size=25), min_size=SESSIONS, max_size=SESSIONS)
