@@ -140,7 +140,7 @@ class HotSwap:
                 continue
             self._earlier[announcement.version] = announcement
             if record.key == SERVING_KEY:
-                self._announced = announcement
+                self._announced, self._refused = announcement, None
                 self._wakeup.set()
 
     async def _apply_announced(self) -> None:
