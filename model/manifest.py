@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import safetensors
@@ -71,8 +71,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mixing: dict[str, float] | None = None
 
     def encode(self) -> bytes:
-        """Return the content of manifest.json: indented JSON in the order of the fields."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """Return the content of manifest.json."""
+        return manifest_json(self)
 
     @property
     def sha256(self) -> str:
@@ -84,22 +84,14 @@ class _SchemaOnly(msgspec.Struct):
     schema: int
 
 
-def read_manifest(version: str, data: bytes) -> Manifest:
-    """Read a manifest.json.
+def manifest_json(manifest: msgspec.Struct) -> bytes:
+    """Return the content of a manifest.json: indented JSON in the order of the fields."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
-    Raises:
-        DamagedVersionError: "schema" where another schema is named, "manifest" where it cannot be read as one.
-    """
-    try:
-        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
-        if schema != SCHEMA:
-            raise DamagedVersionError(version, "schema", f"expected schema {SCHEMA}, got {schema}")
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DamagedVersionError(version, "manifest", f"{MANIFEST_FILE} cannot be read: {error}") from error
-    if manifest.version != version:
-        raise DamagedVersionError(version, "manifest", f"{MANIFEST_FILE} is that of version {manifest.version}")
-    return manifest
+
+def read_manifest(version: str, data: bytes) -> Manifest:
+    """Read a version's manifest.json; errors as in `decode_manifest`."""
+    return decode_manifest(version, data, Manifest, SCHEMA)
 
 
 class Described(Protocol):
@@ -112,6 +104,33 @@ class Described(Protocol):
     @property
     def files(self) -> Mapping[str, FileEntry]:
         """Every file but the manifest by name."""
+
+
+D = TypeVar("D", bound=Described)
+
+
+def decode_manifest(name: str, data: bytes, kind: type[D], expected_schema: int) -> D:
+    """Read a manifest.json.
+
+    Args:
+        name: Of what it describes.
+        data: Its content.
+        kind: What it is read as.
+        expected_schema: The only one that `kind` is of.
+
+    Raises:
+        DamagedVersionError: "schema" where another schema is named, "manifest" where it cannot be read as one.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        if schema != expected_schema:
+            raise DamagedVersionError(name, "schema", f"expected schema {expected_schema}, got {schema}")
+        manifest = msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DamagedVersionError(name, "manifest", f"{MANIFEST_FILE} cannot be read: {error}") from error
+    if manifest.version != name:
+        raise DamagedVersionError(name, "manifest", f"{MANIFEST_FILE} is that of version {manifest.version}")
+    return manifest
 
 
 def is_version_name(name: str) -> bool:

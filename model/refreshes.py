@@ -7,7 +7,16 @@ import msgspec
 import safetensors.torch
 
 from model.errors import DamagedVersionError
-from model.manifest import MANIFEST_FILE, FileEntry, checked_file, manifest_bytes, read_tensors, require_finite
+from model.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    checked_file,
+    decode_manifest,
+    manifest_bytes,
+    manifest_json,
+    read_tensors,
+    require_finite,
+)
 from model.refresh import Refresh
 from model.registry import SWEPT_AFTER_S, is_made_name
 from model.version_folders import VersionFolders
@@ -43,8 +52,8 @@ class RefreshManifest(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
 
     def encode(self) -> bytes:
-        """Return the content of manifest.json: indented JSON in the order of the fields."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """Return the content of manifest.json."""
+        return manifest_json(self)
 
 
 class Refreshes:
@@ -111,7 +120,7 @@ class Refreshes:
         data = manifest_bytes(self._folders, name)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedVersionError(name, "hash", "its manifest is not the one that was announced")
-        manifest = _read_manifest(name, data)
+        manifest = decode_manifest(name, data, RefreshManifest, SCHEMA)
         files = {file: checked_file(self._folders, manifest, file) for file in (ITEMS_FILE, CHANGES_FILE)}
         try:
             item_ids = msgspec.json.decode(files[ITEMS_FILE], type=list[str])
@@ -155,15 +164,3 @@ class Refreshes:
             RegistryUnavailableError: The registry cannot be read or written now.
         """
         self._folders.sweep(now_ms / 1000 - SWEPT_AFTER_S, is_made_name)
-
-
-def _read_manifest(name: str, data: bytes) -> RefreshManifest:
-    try:
-        manifest = msgspec.json.decode(data, type=RefreshManifest)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DamagedVersionError(name, "manifest", f"{MANIFEST_FILE} cannot be read: {error}") from error
-    if manifest.schema != SCHEMA:
-        raise DamagedVersionError(name, "schema", f"expected schema {SCHEMA}, got {manifest.schema}")
-    if manifest.version != name:
-        raise DamagedVersionError(name, "manifest", f"{MANIFEST_FILE} is that of {manifest.version}")
-    return manifest

@@ -16,7 +16,7 @@ _POLL_MS = 200
 
 
 class KafkaAnnouncer:
-    """Reads and writes the models topic; every call opens its own connection, as rounds are minutes apart.
+    """Reads and writes the models topic; every call opens its own connection, as they are seconds apart or more.
 
     Args:
         kafka_options: Keyword arguments of aiokafka's clients, `bootstrap_servers` and security among them.

@@ -226,10 +226,8 @@ class _Service:
             "round started", window_clicks=len(window), new_clicks=self._schedule.waiting(self.window.clicks_added)
         )
         self._schedule.started(self.window.clicks_added)
-        loop, started_s = asyncio.get_running_loop(), self._monotonic()
-        turn = Round(
-            self._settings, self._registry, LeasedAnnouncer(self._announcer, self._lease, loop), self._clock_ms
-        )
+        started_s = self._monotonic()
+        turn = Round(self._settings, self._registry, self._leased_announcer(), self._clock_ms)
         mend = self._damaged >= MEND_AFTER
         result = await in_thread(executor, partial(turn.run, window, mend=mend, should_stop=self._should_stop))
         if not mend or isinstance(result, Published):
