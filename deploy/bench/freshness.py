@@ -16,8 +16,6 @@ from deploy.bench.environment import environment
 from deploy.demo import Demo, DemoOptions, DemoView
 from deploy.settings import Settings
 from model.clicks import ClickTable
-from model.errors import DamagedVersionError, UnknownVersionError
-from model.registry import Registry
 from stream.records import Recommendation, decode_recommendation
 
 PLANTED_BETWEEN = (0.25, 0.85)
@@ -64,15 +62,19 @@ def run(
     with Demo(DemoOptions(bench.broker, table, bench.rate, None), settings) as demo:
         view = demo.run(show)
         answers = list(_answers(demo.addresses.broker, settings.topics.recommendations, view.seen.answers))
-        created_ms = _created_ms(demo.registry)
+        # Before the demo's registry goes with it.
+        manifests = {version: demo.registry.manifest(version) for version in demo.registry.versions()}
     delays_s = delays(answers, planted)
     recommended = [delay for delay in delays_s.values() if delay is not None]
-    by_model = [answer for answer in answers if answer.model_version in created_ms]
-    ages_s = [(answer.generated_at - created_ms[answer.model_version]) / 1000 for answer in by_model]
+    ages_s = [
+        (answer.generated_at - manifests[answer.model_version].created_at_ms) / 1000
+        for answer in answers
+        if answer.model_version in manifests
+    ]
     return {
         "clicks": len(table),
         "unanswered": len(table) - view.seen.answers,
-        "versions": len(created_ms),
+        "versions": len(manifests),
         "new_item_delay_s": {**_percentiles(recommended), "each": delays_s},
         "planted_recommended": len(recommended),
         "weights_age_s": _percentiles(ages_s),
@@ -84,7 +86,7 @@ def run(
                 "answers": score.answers,
                 "online_recall@20": round(score.recall, 4),
                 "popularity_recall@20": round(score.popularity_recall, 4),
-                **_gate(demo.registry, score.version),
+                "gate": manifests[score.version].metrics if score.version in manifests else {},
             }
             for score in view.seen.versions
         ],
@@ -172,18 +174,6 @@ def _answers(bootstrap: str, topic: str, expected: int) -> Iterable[Recommendati
                     yield answer
     finally:
         consumer.close()
-
-
-def _created_ms(registry: Registry) -> dict[str, int]:
-    return {version: registry.manifest(version).created_at_ms for version in registry.versions()}
-
-
-def _gate(registry: Registry, version: str) -> dict[str, Any]:
-    try:
-        metrics = registry.manifest(version).metrics
-    except (UnknownVersionError, DamagedVersionError):
-        return {}
-    return {"gate": {name: round(value, 4) for name, value in metrics.items()}}
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
