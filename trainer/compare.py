@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.baselines.contract import Baseline
 from model.baselines.histories import Histories
-from model.baselines.kinds import BASELINES
+from model.baselines.kinds import BASELINES, SYSTEMS
 from model.baselines.scorer import BaselineScorer
 from model.clicks import Sessions, sessionise
 from model.companion import histories_of
@@ -33,7 +33,8 @@ from trainer.learner import as_rows, in_order_of_appearance
 from trainer.scorers import Scorer, scorer_of
 from trainer.settings import TrainerSettings
 
-MODELS = (GRU4REC, GRU4REC_NETWORK, *BASELINES)
+MODELS = (GRU4REC, GRU4REC_NETWORK, *SYSTEMS)
+BY_DEFAULT = (GRU4REC, GRU4REC_NETWORK, *BASELINES)
 CUTOFF = 20
 ALWAYS = (10, CUTOFF)
 _TIMED_ANSWERS = 200
@@ -176,9 +177,9 @@ def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProg
         network, companion = version.network, version.companion
         recommender = Recommender(network, version.vocabulary, model, settings.torch_device(), companion)
         return _Gru4Rec(recommender, scorer_of(network, companion, removes_seen=removes_seen))
-    kind = BASELINES[model]
+    kind, options = SYSTEMS[model]
     generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
-    baseline = kind.fit(clicks.learned, clicks.items, kind.settings_type(), generator, on_progress)
+    baseline = kind.fit(clicks.learned, clicks.items, options, generator, on_progress)
     return _Baseline(baseline, BaselineScorer(baseline, removes_seen=removes_seen))
 
 

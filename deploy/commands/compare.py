@@ -24,7 +24,7 @@ from deploy.commands.protocol_options import cutoffs_option, protocol_of, remove
 from deploy.plots import plot_comparison
 from model.errors import InvalidFileError
 from model.ranking import Ties
-from trainer.compare import MODELS, Finished, Question, Row
+from trainer.compare import BY_DEFAULT, MODELS, Finished, Question, Row
 from trainer.compare import compare as compare_models
 
 
@@ -40,7 +40,13 @@ def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[s
     epilog="Example: nextclick compare clicks.parquet --split days:1 --models gru4rec,vmis-knn --plot out.png"
 )
 @click_file()
-@click.option("--models", default=",".join(MODELS), show_default=True, callback=_models, help="Which, with commas.")
+@click.option(
+    "--models",
+    default=",".join(BY_DEFAULT),
+    show_default=True,
+    callback=_models,
+    help=f"Which, with commas; there are also {', '.join(name for name in MODELS if name not in BY_DEFAULT)}.",
+)
 @click.option(
     "--split",
     metavar="days:N|sessions:N|period:P|leave-one-out",

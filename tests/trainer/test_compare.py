@@ -102,6 +102,14 @@ def test_who_learns_the_cycle_foresees_it_and_who_counts_items_does_not() -> Non
     assert min(network["train_s"], network["ms_per_answer"]) > 0
 
 
+def test_popularity_of_all_time_of_late_and_of_the_session_are_three_systems() -> None:
+    played = ["old"] * 3_000 + ["rare"] + ["new"] * 2_500 + ["new", "rare"] * 10
+    table = table_of(Click(f"s{n}", item, 2 * n + again) for n, item in enumerate(played) for again in (0, 1))
+    names = ["popularity", "popularity-recent", "popularity-in-session"]
+    question = Question(split_protocol(table, "sessions:20"), (1,), "standard", removes_seen=False, settings=SMALL)
+    assert [row["recall@1"] for row in compare(question, names)] == [0.0, 0.5, 1.0]
+
+
 def test_leave_one_out_can_foresee_the_cycle_without_the_items_seen() -> None:
     (row,) = compare(question_of(CYCLES, "leave-one-out", removes_seen=True), ["gru4rec"])
     assert (row["cases"], row["mrr@20"]) == (150, 1.0)

@@ -19,9 +19,10 @@ from model.optimizer import SparseAdagrad
 from model.ranking import UNRANKED
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
-from tests.trainer.click_builders import SMALL, table_of
+from tests.trainer.click_builders import SMALL, shuffled_clicks, table_of
 from trainer.evaluate import evaluate
 from trainer.fine_tune import Rows, TrainingStep, train
+from trainer.fit import fit
 from trainer.protocols import Protocol
 from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
@@ -113,6 +114,34 @@ def test_dropout_of_embeddings_and_of_the_final_layer_are_two_rates_of_what_is_d
     # Five standard deviations of 600 draws: for another seed the odds of a false alarm are about 1e-6 each.
     for found, rate in ((of_embedding, embedding_dropout), (of_query, hidden_dropout)):
         assert found == pytest.approx(rate, abs=5 * (rate * (1 - rate) / width) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting", "value"),
+    [
+        ("cross_entropy", "batch_size", 3),
+        ("cross_entropy", "learning_rate", 0.05),
+        ("cross_entropy", "momentum", 0.2),
+        ("cross_entropy", "epochs_first", 2),
+        ("cross_entropy", "seed", 1),
+        ("cross_entropy", "accumulator", "row"),
+        ("cross_entropy", "negative_samples", 7),
+        ("cross_entropy", "sampling_alpha", 1.0),
+        ("cross_entropy", "logq", False),
+        ("cross_entropy", "label_smoothing", 0.1),
+        ("bpr_max", "bpr_regularisation", 0.3),
+        ("bpr_max", "bpr_elu", 0.7),
+        ("info_nce", "temperature", 0.5),
+    ],
+)
+def test_no_setting_is_hard_coded(loss: str, setting: str, value: object) -> None:
+    """One that training did not listen to would leave the weights as they were without it."""
+    clicks, ends = table_of(shuffled_clicks("ABCDEFGHIJ", np.random.default_rng(2), sessions=9)), []
+    for changes in ({}, {setting: value}):
+        recipe = {"loss": loss, "batch_size": 4, "epochs_first": 1, "companion": False, **changes}
+        version, _ = fit(clicks, SMALL.model_copy(update=recipe), version="v", created_at_ms=0)
+        ends.append(version.network.parameters[EMBEDDING])
+    assert not torch.allclose(*ends, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
