@@ -11,15 +11,19 @@ import torch
 from deploy.bench import stream
 from deploy.bench.against import FOLDER, PEERS, write_model
 from deploy.bench.costs import Costs, measured
+from deploy.bench.plain_torch import PlainTorchStep
 from deploy.bench.stream import Found, StreamBench
 from deploy.children import Process
 from deploy.errors import BrokerError
 from deploy.plots import plot_latency
 from deploy.settings import Settings
+from model.batches import session_parallel
+from model.clicks import sessionise
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from tests.deploy.command_line import last_json, nextclick
+from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
 
 ITEMS, K = 200, 10
 
@@ -107,6 +111,30 @@ def test_scoring_is_measured_for_every_size_and_drawn(tmp_path: Path) -> None:
     assert [(row["items"], row["batch"]) for row in found["rows"]] == [(300, 1), (300, 4), (900, 1), (900, 4)]
     assert all(row["same_items"] == 1 and row["packed_us"] > 0 and row["plain_us"] > 0 for row in found["rows"])
     assert (tmp_path / "scoring.png").stat().st_size > 1000
+
+
+def test_training_is_measured_beside_the_plain_step_and_torch() -> None:
+    sizes = ("--hidden", "8", "--batch", "4", "--samples", "16", "--clicks", "1000", "--seconds", "0.1")
+    done = nextclick("bench", "train", *sizes, "--repeats", "1", "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    found = last_json(done.stdout)
+    assert list(found["rows"]) == ["nextclick", "plain", "torch"]
+    assert all(row["events_per_s"] > 0 for row in found["rows"].values())
+    assert found["events_per_s"] == found["rows"]["nextclick"]["events_per_s"]
+    assert (found["settings"]["hidden"], found["settings"]["samples"], found["settings"]["device"]) == (8, 16, "cpu")
+
+
+def test_the_row_of_torch_learns_what_it_is_timed_on() -> None:
+    """A yardstick that trained nothing would be fast for no reason."""
+    items, settings = [f"i{row}" for row in range(12)], SMALL.model_copy(update={"device": "cpu"})
+    sessions = sessionise(table_of(cyclic_clicks(items, sessions=200)))
+    torch.manual_seed(1)
+    step_of, losses = PlainTorchStep(len(items), sessions, settings, torch.device("cpu")), []
+    for _ in range(8):
+        step_of.start_epoch()
+        losses += [float(step_of(step)) for step in session_parallel(sessions, settings.batch_size)]
+    assert losses[0] > 2, "close to log 12, a guess"
+    assert losses[-1] < 0.5
 
 
 def test_sizes_that_are_no_numbers_are_refused() -> None:
