@@ -144,6 +144,17 @@ def compare(
         yield row
 
 
+def over_seeds(rows: Sequence[Row]) -> Row:
+    """Return the mean of one model's rows under several seeds; `spread` has the least and the largest by metric."""
+    first, *others = rows
+    if not others:
+        return first
+    means = {name: np.mean([row[name] for row in rows], axis=0).tolist() for name in first if name != "model"}
+    metrics = [name for name in first if name.split("@")[0] in {"recall", "hr", "mrr", "ndcg"} and "_" not in name]
+    spread = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in metrics}
+    return {"model": first["model"], **means, "cases": first["cases"], "spread": spread}
+
+
 @dataclass(frozen=True)
 class _Clicks:
     """The question's clicks as rows: sessions to learn from, of N items, and those whose counted clicks are ranked."""

@@ -24,7 +24,7 @@ from deploy.commands.protocol_options import cutoffs_option, protocol_of, remove
 from deploy.plots import plot_comparison
 from model.errors import InvalidFileError
 from model.ranking import Ties
-from trainer.compare import BY_DEFAULT, MODELS, Finished, Question, Row
+from trainer.compare import BY_DEFAULT, MODELS, Finished, Question, Row, over_seeds
 from trainer.compare import compare as compare_models
 
 
@@ -34,6 +34,13 @@ def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[s
         if name not in MODELS:
             raise click.UsageError(f"--models: {name!r} is none of {', '.join(MODELS)}")
     return models
+
+
+def _seeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(",")) if text is not None else ()
+    except ValueError as error:
+        raise click.UsageError(f"--seeds: expected whole numbers, separated by commas, got {text!r}") from error
 
 
 @click.command(
@@ -57,6 +64,7 @@ def _models(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[s
 @cutoffs_option
 @ties_option
 @recipe_options
+@click.option("--seeds", callback=_seeds, help="Train with each of these, with commas; rows are means, with spreads.")
 @click.option("--results", type=click.Path(path_type=Path), help="Keep each row here when found; a later call goes on.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the comparison as this PNG.")
 @json_option
@@ -67,6 +75,7 @@ def compare(
     ks: tuple[int, ...],
     ties: Ties,
     recipe: dict[str, Any],
+    seeds: tuple[int, ...],
     results: Path | None,
     plot: Path | None,
     *,
@@ -78,17 +87,26 @@ def compare(
     GRU4Rec takes the trainer's settings, the others their own defaults. ms/answer is the median over single histories.
     """
     settings = settings_with(recipe=recipe).trainer
-    question = Question(protocol_of(file.read(), split, settings.idle_ms), ks, ties, remove_seen, settings)
+    protocol = protocol_of(file.read(), split, settings.idle_ms)
+    questions = [
+        Question(protocol, ks, ties, remove_seen, settings.model_copy(update={"seed": seed}))
+        for seed in seeds or (settings.seed,)
+    ]
     torch.set_num_threads(settings.threads)
     try:
         finished = _finished(file, split, results)
-        rows = _found(question, models, finished)
+        rows = _found(questions, models, finished)
     except ValueError as error:
         raise InvalidFileError(f"{file.path}: {error}") from error
     if plot:
         plot_comparison(rows, plot)
     if as_json:
-        asked = {"split": split, "ties": ties, "remove_seen": remove_seen}
+        asked = {
+            "split": split,
+            "ties": ties,
+            "remove_seen": remove_seen,
+            "seeds": [q.settings.seed for q in questions],
+        }
         show_json({"rows": rows, **asked, "environment": environment()})
     else:
         _print_table(rows)
@@ -101,21 +119,23 @@ def _finished(file: ClickFile, split: str, results: Path | None) -> Finished | N
     return Finished(results, clicks)
 
 
-def _found(question: Question, models: tuple[str, ...], finished: Finished | None) -> list[Row]:
-    rows = []
+def _found(questions: list[Question], models: tuple[str, ...], finished: Finished | None) -> list[Row]:
+    rows: dict[str, list[Row]] = {model: [] for model in models}
     with progress() as bar:
-        every, one = bar.add_task("models", total=len(models)), bar.add_task("training", total=None)
-        found = compare_models(
-            question,
-            models,
-            finished=finished,
-            on_progress=lambda done, total: bar.update(one, completed=done, total=total),
-        )
-        for row in found:
-            rows.append(row)
-            bar.advance(every)
-            notes.print(f"{row['model']}: Recall@20 {row['recall@20']:.4f}", highlight=False)
-    return rows
+        every = bar.add_task("models", total=len(models) * len(questions))
+        one = bar.add_task("training", total=None)
+        for question in questions:
+            found = compare_models(
+                question,
+                models,
+                finished=finished,
+                on_progress=lambda done, total: bar.update(one, completed=done, total=total),
+            )
+            for row in found:
+                rows[row["model"]].append(row)
+                bar.advance(every)
+                notes.print(f"{row['model']}: Recall@20 {row['recall@20']:.4f}", highlight=False)
+    return [over_seeds(of_model) for of_model in rows.values()]
 
 
 def _print_table(rows: list[Row]) -> None:

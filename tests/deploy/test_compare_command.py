@@ -32,6 +32,23 @@ def test_models_stand_side_by_side_in_a_table_in_json_and_in_a_picture(file: Pat
     assert len(results.read_text().splitlines()) == 3, "the second call found nothing anew"
 
 
+def test_several_seeds_give_means_and_spreads_and_can_be_resumed(file: Path, tmp_path: Path) -> None:
+    arguments = ("compare", file, "--split", "sessions:100", "--models", "gru4rec-network,popularity", "--json")
+    results = tmp_path / "rows"
+    alone = last_json(nextclick(*arguments, "--results", results, "--seeds", "1", **SMALL).stdout)
+    both = last_json(nextclick(*arguments, "--results", results, "--seeds", "1,2", **SMALL).stdout)
+    assert (alone["seeds"], both["seeds"]) == ([1], [1, 2])
+    assert "spread" not in alone["rows"][0]
+    assert len(results.read_text().splitlines()) == 4, "seed 1 was not trained again"
+    network, popular = both["rows"]
+    low, high = network["spread"]["mrr@20"]
+    assert low < high
+    assert alone["rows"][0]["mrr@20"] in {low, high}
+    assert network["mrr@20"] == pytest.approx((low + high) / 2)
+    assert network["cases"] == alone["rows"][0]["cases"]
+    assert popular["spread"]["recall@20"] == [popular["recall@20"]] * 2
+
+
 def test_leave_one_out_ranks_one_click_a_session(file: Path) -> None:
     arguments = ("--split", "leave-one-out", "--remove-seen", "--models", "popularity", "--json")
     found = last_json(nextclick("compare", file, *arguments).stdout)
@@ -46,6 +63,7 @@ def test_leave_one_out_ranks_one_click_a_session(file: Path) -> None:
         (("--split", "days:1", "--models", "gru4rec,gru"), "'gru' is none of gru4rec, gru4rec-network, popularity"),
         (("--split", "hours:1"), "--split: expected leave-one-out, days:N"),
         (("--split", "days:1", "--k", "0"), "--k: expected numbers of at least 1"),
+        (("--split", "days:1", "--seeds", "0;1"), "--seeds: expected whole numbers"),
     ],
 )
 def test_wrong_usage_is_said_in_one_line(file: Path, arguments: tuple[str, ...], message: str) -> None:
