@@ -1,44 +1,47 @@
 """Recommenders side by side on the same clicks: how well they foresee, how long they train, how fast they answer.
 
-Shape letters: B histories, k items of an answer, N items.
+Shape letters: N items.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.baselines.contract import Baseline
-from model.baselines.histories import Histories
 from model.baselines.kinds import BASELINES, SYSTEMS
 from model.baselines.scorer import BaselineScorer
 from model.clicks import Sessions, sessionise
-from model.companion import histories_of
-from model.intervals import bootstrap_interval
 from model.ranking import RankingMetrics, Ties
-from model.recommender import Played, Recommender
+from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from trainer import protocols
 from trainer.evaluate import GRU4REC, GRU4REC_NETWORK
 from trainer.fine_tune import OnProgress
 from trainer.fit import fit
 from trainer.learner import as_rows, in_order_of_appearance
-from trainer.scorers import Scorer, scorer_of
+from trainer.scorers import scorer_of
 from trainer.settings import TrainerSettings
+from trainer.systems import (
+    CUTOFF,
+    BaselineSystem,
+    GRU4RecSystem,
+    System,
+    answer_metrics,
+    histories_before,
+    intervals,
+)
 
 MODELS = (GRU4REC, GRU4REC_NETWORK, *SYSTEMS)
 BY_DEFAULT = (GRU4REC, GRU4REC_NETWORK, *BASELINES)
-CUTOFF = 20
 ALWAYS = (10, CUTOFF)
 _TIMED_ANSWERS = 200
-_LOOKED_AT = 2000
 
 Row = dict[str, Any]
 
@@ -60,48 +63,6 @@ class Question:
     ties: Ties
     removes_seen: bool
     settings: TrainerSettings
-
-
-class _System(Protocol):
-    """A recommender that has learned."""
-
-    scorer: Scorer
-
-    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
-        """Return the best rows after each history, int32 [B, k], best first."""
-
-    def ready(self, history: list[int]) -> Callable[[], object]:
-        """Return what answers one click: all that is known before it is prepared."""
-
-
-class _Gru4Rec:
-    def __init__(self, recommender: Recommender, scorer: Scorer) -> None:
-        self._recommender, self.scorer = recommender, scorer
-
-    def _forward(self, histories: list[list[int]]) -> Callable[[], NDArray[np.int32]]:
-        states = self._recommender.encode([history[:-1] for history in histories])
-        before = np.array([history[-2] if len(history) > 1 else -1 for history in histories])
-        slots, rows = np.arange(len(histories)), np.array([history[-1] for history in histories])
-        played = Played(histories_of([history[:-1] for history in histories]), np.ones(len(histories), dtype=np.bool_))
-        return lambda: self._recommender.forward(states, before, slots, rows, CUTOFF, played=played).top_rows
-
-    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
-        return self._forward(histories)()
-
-    def ready(self, history: list[int]) -> Callable[[], object]:
-        return self._forward([history])
-
-
-class _Baseline:
-    def __init__(self, baseline: Baseline, scorer: Scorer) -> None:
-        self._baseline, self.scorer = baseline, scorer
-
-    def answer(self, histories: list[list[int]]) -> NDArray[np.int32]:
-        return self._baseline.top_k(Histories.of(histories), CUTOFF)[0]
-
-    def ready(self, history: list[int]) -> Callable[[], object]:
-        one = Histories.of([history])
-        return lambda: self._baseline.top_k(one, CUTOFF)
 
 
 def compare(
@@ -164,66 +125,44 @@ class _Clicks:
     ranked: Sessions
     counted: NDArray[np.bool_]
 
+    @property
+    def clicks_by_row(self) -> NDArray[np.int64]:
+        """How often each item was clicked, int64 [N]."""
+        return np.bincount(self.learned.items, minlength=self.items)
+
 
 def _row(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> Row:
     started_s = time.perf_counter()
     system = _fitted(question, model, clicks, on_progress)
     train_s = time.perf_counter() - started_s
     ranks = system.scorer.next_click_ranks(clicks.ranked, clicks.counted, question.ties)
-    histories = _histories(clicks)
+    histories = histories_before(clicks.ranked, clicks.counted)
     return {
         "model": model,
-        **_metrics(ranks, clicks, (*question.ks, *ALWAYS), question.settings.seed),
-        **_answers(system.answer(histories), clicks),
+        "cases": len(ranks),
+        **RankingMetrics.from_ranks(ranks, sorted({*question.ks, *ALWAYS})).to_dict(),
+        **intervals(ranks, clicks.ranked, clicks.counted, question.settings.seed),
+        **answer_metrics(system.answer(histories), clicks.clicks_by_row),
         "train_s": round(train_s, 3),
         "ms_per_answer": round(_ms_per_answer(system, histories), 4),
     }
 
 
-def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> _System:
+def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> System:
     settings, removes_seen = question.settings, question.removes_seen
     if model in {GRU4REC, GRU4REC_NETWORK}:
         recipe = settings.model_copy(update={"companion": model == GRU4REC})
         version, _ = fit(question.protocol.train, recipe, version=model, created_at_ms=0, on_progress=on_progress)
         network, companion = version.network, version.companion
         recommender = Recommender(network, version.vocabulary, model, settings.torch_device(), companion)
-        return _Gru4Rec(recommender, scorer_of(network, companion, removes_seen=removes_seen))
+        return GRU4RecSystem(recommender, scorer_of(network, companion, removes_seen=removes_seen))
     kind, options = SYSTEMS[model]
     generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
     baseline = kind.fit(clicks.learned, clicks.items, options, generator, on_progress)
-    return _Baseline(baseline, BaselineScorer(baseline, removes_seen=removes_seen))
+    return BaselineSystem(baseline, BaselineScorer(baseline, removes_seen=removes_seen))
 
 
-def _metrics(ranks: NDArray[np.int64], clicks: _Clicks, ks: Sequence[int], seed: int) -> Row:
-    session = np.repeat(np.arange(len(clicks.ranked)), clicks.ranked.lengths)[clicks.counted]
-    within = (ranks <= CUTOFF).astype(np.float64)
-    values = {f"recall@{CUTOFF}": within, f"mrr@{CUTOFF}": within / ranks.astype(np.float64)}
-    intervals = {
-        f"{name}_interval": bootstrap_interval(value, session, np.random.default_rng(seed))
-        for name, value in values.items()
-    }
-    return {"cases": len(ranks), **RankingMetrics.from_ranks(ranks, sorted(set(ks))).to_dict(), **intervals}
-
-
-def _histories(clicks: _Clicks) -> list[list[int]]:
-    """Return what is known before some of the cases, evenly spread: rows, the newest last."""
-    ranked, places = clicks.ranked, np.flatnonzero(clicks.counted)
-    places = places[np.linspace(0, len(places) - 1, min(_LOOKED_AT, len(places))).astype(np.int64)]
-    begins = ranked.offsets[np.searchsorted(ranked.offsets, places, side="right") - 1]
-    histories = (ranked.items[begin:place] for begin, place in zip(begins, places, strict=True))
-    return [known for history in histories if (known := history[history >= 0].tolist())]
-
-
-def _answers(rows: NDArray[np.int32], clicks: _Clicks) -> Row:
-    counts = np.bincount(clicks.learned.items, minlength=clicks.items)
-    less_popular = np.searchsorted(np.sort(counts), counts[rows]) / clicks.items
-    return {
-        f"coverage@{CUTOFF}": len(np.unique(rows)) / clicks.items,
-        f"popularity@{CUTOFF}": float(less_popular.mean()),
-    }
-
-
-def _ms_per_answer(system: _System, histories: list[list[int]]) -> float:
+def _ms_per_answer(system: System, histories: list[list[int]]) -> float:
     taken_s = []
     for history in histories[:: max(1, len(histories) // _TIMED_ANSWERS)]:
         answer = system.ready(history)

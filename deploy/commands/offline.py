@@ -125,7 +125,7 @@ def evaluate(
         _print_table(results, ks)
 
 
-def _print_table(results: dict[str, dict[str, float]], ks: tuple[int, ...]) -> None:
+def _print_table(results: dict[str, dict[str, Any]], ks: tuple[int, ...]) -> None:
     """Print a line for each model and cut-off: the three metrics fit any terminal, whatever the cut-offs."""
     table = table_of("model", "k", "Recall@k", "MRR@k", "NDCG@k")
     for model, metrics in results.items():

@@ -55,6 +55,12 @@ def test_an_evaluation_reads_the_newest_version_back_and_it_beats_popularity(fit
     assert found["models"]["gru4rec"]["cases"] == found["models"]["popularity"]["cases"] > 100
     assert found["models"]["gru4rec"]["recall@5"] > found["models"]["popularity"]["recall@5"] > 0
     assert found["models"]["gru4rec"]["recall@1"] < found["models"]["gru4rec"]["recall@5"]
+    for row in found["models"].values():
+        low, high = row["recall@20_interval"]
+        assert 0 <= low < high <= 1
+        assert row["mrr@20_interval"][0] < row["mrr@20_interval"][1]
+    assert found["models"]["gru4rec"]["coverage@20"] > found["models"]["popularity"]["coverage@20"] > 0
+    assert found["models"]["gru4rec"]["popularity@20"] < found["models"]["popularity"]["popularity@20"] < 1
 
 
 def test_an_evaluation_fits_eighty_columns_whatever_the_cutoffs(fitted: tuple[Path, Path, str]) -> None:
