@@ -101,13 +101,9 @@ def compare(
     if plot:
         plot_comparison(rows, plot)
     if as_json:
-        asked = {
-            "split": split,
-            "ties": ties,
-            "remove_seen": remove_seen,
-            "seeds": [q.settings.seed for q in questions],
-        }
-        show_json({"rows": rows, **asked, "environment": environment()})
+        asked = {"split": split, "ties": ties, "remove_seen": remove_seen}
+        told = {"seeds": seeds or (settings.seed,), "network": settings.network().to_dict()}
+        show_json({"rows": rows, **asked, **told, "recipe": settings.recipe(), "environment": environment()})
     else:
         _print_table(rows)
 

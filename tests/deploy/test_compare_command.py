@@ -23,6 +23,7 @@ def test_models_stand_side_by_side_in_a_table_in_json_and_in_a_picture(file: Pat
     named = {"recall@1", "recall@5", "recall@20", "mrr@20", "ndcg@10", "hr@10", "cases", "train_s", "ms_per_answer"}
     assert all(named <= row.keys() for row in found["rows"])
     assert len({row["cases"] for row in found["rows"]}) == 1
+    assert (found["network"]["embedding_size"], found["recipe"]["negative_samples"]) == (16, 64)
     assert plot.read_bytes().startswith(b"\x89PNG")
 
     table = nextclick(*arguments, "--results", results, **SMALL)
