@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
-from numba.core.types import float32, int64, none
+from numba.core.types import float32, none
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ Ints = NDArray[np.int64]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ONE, TWO, HALF, ZERO = np.float32(1), np.float32(2), np.float32(0.5), np.float32(0)
-LOOKED_AT = 16  # values compared at a time by `above`
 ROWS_AHEAD = 6  # far enough for memory to answer meanwhile, near enough to be in the first cache still
 LOG2_E = np.float32(1.4426950408889634)
 _LN_2 = np.float32(0.6931471805599453)
@@ -83,38 +82,22 @@ def prefetch_row(table: Any, row: Any) -> None:
         _prefetch(table, row * table.shape[1] + d)
 
 
-@intrinsic
-def _compared(_context: Any, line: Any, _start: Any, _bar: Any) -> Any:
-    """Return an int64 whose bit i says whether line[_start + i] is greater than `_bar`, for i below `LOOKED_AT`."""
+def _chosen(comparison: str) -> Any:
+    """Return an intrinsic for the one of two float32 that compares so; loops over it vectorise. NaN has no place."""
 
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = cast("Any", make_array)(signature.args[0])(context, builder, values[0]).data
-        vector = ir.VectorType(ir.FloatType(), LOOKED_AT)
-        loaded = builder.load(builder.bitcast(builder.gep(data, [values[1]]), vector.as_pointer()))
-        loaded.align = 4
-        bars = ir.Constant(vector, ir.Undefined)
-        bars = builder.insert_element(bars, values[2], ir.Constant(ir.IntType(32), 0))
-        bars = builder.shuffle_vector(
-            bars, bars, ir.Constant(ir.VectorType(ir.IntType(32), LOOKED_AT), [0] * LOOKED_AT)
-        )
-        bits = builder.bitcast(builder.fcmp_ordered(">", loaded, bars), ir.IntType(LOOKED_AT))
-        return builder.zext(bits, ir.IntType(64))
+    @intrinsic
+    def chosen(_context: Any, _one: Any, _other: Any) -> Any:
+        def emit(_c: Any, builder: Any, _signature: Any, values: Any) -> Any:
+            flags = ("nnan", "nsz")
+            first = builder.fcmp_ordered(comparison, *values, flags=flags)
+            return builder.select(first, *values, flags=flags)
 
-    return int64(line, int64, float32), emit
+        return float32(float32, float32), emit
+
+    return chosen
 
 
-@intrinsic
-def _lowest_bit(_context: Any, _bits: Any) -> Any:
-    """Return the place of the lowest bit that is set, int64; some must be."""
-
-    def emit(_c: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
-
-    return int64(int64), emit
-
-
-above = cast("Any", _compared)  # both are called as compiled code calls them, without the context
-lowest_bit = cast("Any", _lowest_bit)
+larger, smaller = _chosen(">"), _chosen("<")
 
 
 @part

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from model.compiling import Floats, compiled, sigmoid, tanh
 from model.gru4rec import GRU4Rec
+from model.products import multiply_packed, packed, whole
+from model.tiles import COLUMNS, ROWS
 from model.waves import Waves
 
 
@@ -59,9 +61,9 @@ class PlainPlayer:
 
 
 class CompiledPlayer:
-    """Plays on the CPU with a compiled pass between matrix products, for reset gates that act before the product.
+    """Plays on the CPU in one compiled pass a layer, for reset gates that act before the product.
 
-    A wave is a few clicks, and a call into the tensor library for each small operation costs more than the operation.
+    A wave is a few clicks, and a call for each small operation costs more than the operation.
     """
 
     def __init__(self, network: GRU4Rec) -> None:
@@ -70,19 +72,16 @@ class CompiledPlayer:
 
     def play(self, waves: Waves, states: Floats, rows: NDArray[np.int64]) -> Tensor:
         """See `Player`."""
-        hidden = np.empty((len(states) + len(waves.clicks), states.shape[1]), dtype=np.float32)
-        hidden[: len(states)] = states
-        x = self._network.inputs(torch.from_numpy(rows[waves.clicks]))
-        projected = self._layers[0].projected(x)
-        trace = self._network.settings.trace_width
-        for start, stop in pairwise(waves.bounds):
-            before, after = waves.before[start:stop], hidden[len(states) + start : len(states) + stop]
-            below, first = projected[start:stop], 0
-            for place, layer in enumerate(self._layers):
-                output = layer.advance(below if place == 0 else layer.projected(below), hidden, before, first, after)
-                below, first = output, first + layer.width
-            if trace:
-                _carry_trace(hidden, before, first, self._network.settings.trace_decay, x[start:stop].numpy(), after)
+        sessions = len(states)
+        hidden = np.empty((sessions + len(waves.clicks), states.shape[1]), dtype=np.float32)
+        hidden[:sessions] = states
+        x = self._network.inputs(torch.from_numpy(rows[waves.clicks])).numpy()
+        below, first = x, 0
+        for layer in self._layers:
+            layer.advance(below, waves, hidden, first)
+            below, first = hidden[sessions:, first : first + layer.width], first + layer.width
+        if self._network.settings.trace_width:
+            _carry_trace(waves.before, self._network.settings.trace_decay, x, hidden, first)
         return torch.from_numpy(hidden)
 
 
@@ -93,67 +92,95 @@ class _Layer:
         self._bias = parameters[f"gru.{layer}.bias"].numpy()
         # One-hot input is its own projection.
         is_projected = layer == 0 and settings.item_input == "one_hot"
-        self._input_weight = None if is_projected else parameters[f"gru.{layer}.input_weight"]
-        self._recurrent_weight = parameters[f"gru.{layer}.recurrent_weight"]
-        self._candidate_weight = parameters[f"gru.{layer}.candidate_weight"]
+        self._input_weight = None if is_projected else packed(parameters[f"gru.{layer}.input_weight"].numpy())
+        self._recurrent_weight = packed(parameters[f"gru.{layer}.recurrent_weight"].numpy())
+        self._candidate_weight = packed(parameters[f"gru.{layer}.candidate_weight"].numpy())
 
-    def projected(self, x: Tensor) -> Tensor:
-        """Return x W, float32 [B, 3H], which `advance` changes; one-hot input is that itself."""
-        return x if self._input_weight is None else x @ self._input_weight
-
-    def advance(self, gates: Tensor, hidden: Floats, before: NDArray[np.int64], first: int, after: Floats) -> Tensor:
-        """Write h' to columns `first` on of `after` [B, W] and return it, float32 [B, H].
+    def advance(self, below: Floats, waves: Waves, hidden: Floats, first: int) -> None:
+        """Write h' of all clicks, wave by wave, to their lines of `hidden`.
 
         Args:
-            gates: `projected`, float32 [B, 3H], changed.
+            below: float32 [K, E], what the layer takes in.
+            waves: What is computed when.
             hidden: float32 [S + K, W].
-            before: int64 [B], rows of `hidden` that the clicks start from.
             first: Where the layer's part of a state begins.
-            after: float32 [B, W].
         """
-        h = torch.from_numpy(hidden[before, first : first + self.width])
-        reset_h = torch.empty_like(h)
-        gates[:, : 2 * self.width].addmm_(h, self._recurrent_weight)
-        open_gates(self._bias, gates.numpy(), h.numpy(), reset_h.numpy())
-        gates[:, 2 * self.width :].addmm_(reset_h, self._candidate_weight)
-        _close_gates(self._bias, gates.numpy(), h.numpy(), first, after)
-        return h
+        projected = below if self._input_weight is None else _projected(below, self._input_weight)
+        weights = self._recurrent_weight, self._candidate_weight, self._bias
+        _advance(projected, np.array(waves.bounds), waves.before, *weights, hidden, first, self.width)
 
 
 @compiled
-def open_gates(bias: Floats, gates: Floats, h: Floats, reset_h: Floats) -> None:
-    """Turn the projections [B, 3H] into z and r, and write r * h, with h [B, H].
+def _projected(below: Floats, weight: Floats) -> Floats:
+    """Return below W, float32 [K, up to whole ROWS; 3H, up to whole COLUMNS]."""
+    lines = np.zeros((whole(len(below), ROWS), below.shape[1]), dtype=np.float32)
+    lines[: len(below)] = below
+    out = np.empty((len(lines), len(weight) * COLUMNS), dtype=np.float32)
+    multiply_packed(lines, weight, out)
+    return out
 
-    `gates` holds x W_z + h U_z, x W_r + h U_r and x W, without the biases; the last third is left to `close_gates`.
-    """
+
+@compiled
+def _advance(
+    projected: Any,
+    bounds: Any,
+    before: Any,
+    recurrent: Any,
+    candidate: Any,
+    bias: Any,
+    hidden: Any,
+    first: int,
+    width: int,
+) -> None:
+    """Play one layer; `projected` [at least K, at least 3H] is x W without the bias, the rest as in `_Layer`."""
+    clicks, most = bounds[-1], 0
+    for wave in range(len(bounds) - 1):
+        most = max(most, bounds[wave + 1] - bounds[wave])
+    sessions, lines = len(hidden) - clicks, whole(most, ROWS)
+    h, reset_h = np.zeros((lines, width), dtype=np.float32), np.zeros((lines, width), dtype=np.float32)
+    gates = np.empty((lines, len(recurrent) * COLUMNS), dtype=np.float32)
+    c = np.empty((lines, len(candidate) * COLUMNS), dtype=np.float32)
+    for wave in range(len(bounds) - 1):
+        start, stop = bounds[wave], bounds[wave + 1]
+        used = whole(stop - start, ROWS)
+        for i in range(stop - start):
+            for j in range(width):
+                h[i, j] = hidden[before[start + i], first + j]
+        multiply_packed(h[:used], recurrent, gates)
+        _open_gates(projected[start:stop], bias, h, gates, reset_h)
+        multiply_packed(reset_h[:used], candidate, c)
+        _close_gates(projected[start:stop], bias, h, gates, c, hidden[sessions + start :, first : first + width])
+
+
+@compiled
+def _open_gates(projected: Any, bias: Any, h: Any, gates: Any, reset_h: Any) -> None:
+    """Turn h U into z and r, and write r * h."""
     width = h.shape[1]
-    for i in range(len(h)):
+    for i in range(len(projected)):
+        x = projected[i]
         for j in range(2 * width):
-            gates[i, j] = sigmoid(gates[i, j] + bias[j])
+            gates[i, j] = sigmoid(gates[i, j] + x[j] + bias[j])
         for j in range(width):
             reset_h[i, j] = gates[i, width + j] * h[i, j]
 
 
 @compiled
-def _close_gates(bias: Any, gates: Any, h: Any, first: int, after: Any) -> None:
-    """Turn h into h' = h + z (c - h), with c from the last third of `gates`, and write it to the states after."""
+def _close_gates(projected: Any, bias: Any, h: Any, gates: Any, c: Any, after: Any) -> None:
+    """Turn (r * h) U into c, and write h' = h + z (c - h)."""
     width = h.shape[1]
-    for i in range(len(h)):
-        candidate, candidate_bias = gates[i, 2 * width :], bias[2 * width :]
-        written = after[i, first : first + width]
+    for i in range(len(projected)):
+        x, candidate_bias, written = projected[i, 2 * width :], bias[2 * width :], after[i]
         for j in range(width):
-            candidate[j] = tanh(candidate[j] + candidate_bias[j])
+            c[i, j] = tanh(c[i, j] + x[j] + candidate_bias[j])
         for j in range(width):
-            h[i, j] += gates[i, j] * (candidate[j] - h[i, j])
-        for j in range(width):
-            written[j] = h[i, j]
+            written[j] = h[i, j] + gates[i, j] * (c[i, j] - h[i, j])
 
 
 @compiled
-def _carry_trace(hidden: Any, before: Any, first: int, decay: float, x: Any, after: Any) -> None:
-    """Write decay * t + x, the trace after each click."""
-    share = np.float32(decay)
-    for i in range(len(before)):
-        trace, written = hidden[before[i], first:], after[i, first:]
+def _carry_trace(before: Any, decay: float, x: Any, hidden: Any, first: int) -> None:
+    """Write decay * t + x, the trace after each click, from column `first` on."""
+    share, sessions = np.float32(decay), len(hidden) - len(before)
+    for i in range(len(before)):  # in wave order, so what it starts from is there
+        trace, written = hidden[before[i], first:], hidden[sessions + i, first:]
         for j in range(len(trace)):
             written[j] = share * trace[j] + x[i, j]

@@ -12,7 +12,6 @@ from model.batches import Step
 from model.compiling import Floats
 from model.gru4rec import GRU4Rec
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
-from model.playing import open_gates
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense
 from trainer.products import Multiply
@@ -156,7 +155,7 @@ class LayerViews:
         layer, gates, h = self._layer, self.gates, self.h
         gru.take_state(state, layer.first, lanes, resets, h)
         layer.multiply(h, layer.recurrent.array, self._zr, True)
-        open_gates(layer.bias.array, gates, h, self.reset_h)
+        gru.open_gates(layer.bias.array, gates, h, self.reset_h)
         layer.multiply(self.reset_h, layer.candidate.array, self._c, True)
         gru.close_gates(state, layer.first, lanes, layer.bias.array, gates, h, self.mask, self.output)
 

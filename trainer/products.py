@@ -9,7 +9,7 @@ import torch
 from llvmlite import binding  # type: ignore[import-untyped]
 
 from model.compiling import Floats
-from trainer.kernels.products import compile_products, multiply
+from model.products import compile_products, multiply
 
 _AMD = "znver"
 

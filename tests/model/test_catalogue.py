@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import catalogue as catalogue_module
 from model.catalogue import Catalogue, PackedCatalogue, PlainCatalogue, catalogue_of
 from model.dot_products import ITEMS, QUERIES
+from model.integer_search import ITEMS_PER_TILE, QUERIES_PER_BLOCK
 
-TILE = catalogue_module._ITEMS_PER_TILE
-BLOCK = catalogue_module._QUERIES_PER_BLOCK
+TILE = ITEMS_PER_TILE
+BLOCK = QUERIES_PER_BLOCK
 
 
 def both(vectors: torch.Tensor, bias: torch.Tensor) -> tuple[Catalogue, Catalogue]:

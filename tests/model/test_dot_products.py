@@ -1,46 +1,70 @@
+# ruff: noqa: FBT001 - a switch that tests are given
 from typing import Any
 
 import numpy as np
 import pytest
 
 from model.compiling import compiled
-from model.dot_products import ITEMS, LARGEST, QUERIES, packed_items, packed_queries, products
+from model.dot_products import HAS_BYTES, ITEMS, QUERIES, Packed, packed_items, packed_queries, products
+
+WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reason="no sums of four bytes here"))]
 
 
 @compiled
-def all_products(queries: Any, items: Any, sums: Any) -> None:
+def all_products(queries: Any, starts: Any, items: Any, sums: Any) -> None:
     for panel in range(len(items)):
         for group in range(len(queries)):
-            products(queries, group, items, panel, sums, panel * ITEMS)
+            products(queries, starts, group, items, panel, sums, panel * ITEMS)
 
 
-@pytest.mark.parametrize("length", [2, 3, 30, 128])
+def sums_of(queries: Packed, items: Packed) -> Any:
+    sums = np.full((len(queries.starts), len(items.values) * ITEMS), -1, dtype=np.int32)
+    all_products(queries.values, queries.starts, items.values, sums)
+    return sums
+
+
+def unpacked(packed: Packed, rows: int, length: int) -> Any:
+    """Return the integers that stand for each row, int64 [rows, length]."""
+    values = packed.values.astype(np.int64) - (128 if packed.values.dtype == np.uint8 else 0)
+    return values.transpose(0, 2, 1, 3).reshape(-1, values.shape[1] * values.shape[3])[:rows, :length]
+
+
+@pytest.mark.parametrize("as_bytes", WIDTHS)
+@pytest.mark.parametrize("length", [1, 2, 3, 30, 128, 1000])
 @pytest.mark.parametrize(("queries", "items"), [(1, 1), (QUERIES, ITEMS), (QUERIES + 1, 3 * ITEMS - 1)])
-def test_sums_are_those_of_int64(queries: int, items: int, length: int) -> None:
+def test_sums_are_those_of_int64(queries: int, items: int, length: int, as_bytes: bool) -> None:
     rng = np.random.default_rng(length)
-    most = int(LARGEST / np.sqrt(length))  # no row is longer than LARGEST
-    asked = rng.integers(-most, most + 1, (queries, length)).astype(np.float32)
-    rows = rng.integers(-most, most + 1, (items, length)).astype(np.float32)
-    packed = packed_queries(asked, np.ones(queries, dtype=np.float32)), packed_items(rows, 1.0)
-    sums = np.full((len(packed[0]) * QUERIES, len(packed[1]) * ITEMS), -1, dtype=np.int32)
-    all_products(*packed, sums)
-    assert np.array_equal(sums[:queries, :items], asked.astype(np.int64) @ rows.astype(np.int64).T)
+    asked, rows = (rng.normal(size=(count, length)).astype(np.float32) for count in (queries, items))
+    left, right = packed_queries(asked, as_bytes=as_bytes), packed_items(rows, as_bytes=as_bytes)
+    sums = sums_of(left, right)
+    assert np.array_equal(sums[:queries, :items], unpacked(left, queries, length) @ unpacked(right, items, length).T)
     assert not sums[queries:].any()
     assert not sums[:, items:].any()
 
 
-def test_the_longest_rows_do_not_overflow() -> None:
-    row = np.array([[LARGEST, 0]], dtype=np.float32)
-    sums = np.empty((QUERIES, ITEMS), dtype=np.int32)
-    all_products(packed_queries(row, np.ones(1, dtype=np.float32)), packed_items(-row, 1.0), sums)
-    assert sums[0, 0] == -(LARGEST**2)
+@pytest.mark.parametrize("as_bytes", WIDTHS)
+@pytest.mark.parametrize("length", [1, 7, 512])
+def test_rows_of_the_largest_values_do_not_overflow(length: int, as_bytes: bool) -> None:
+    row = np.full((1, length), 3.0, dtype=np.float32)
+    left, right = packed_queries(row, as_bytes=as_bytes), packed_items(-row, as_bytes=as_bytes)
+    found = sums_of(left, right)[0, 0] * np.float64(left.units[0]) * np.float64(right.units[0])
+    assert found == pytest.approx(-9.0 * length, rel=2e-3)
 
 
-def test_values_are_scaled_and_rounded_and_pairs_are_filled_up() -> None:
-    rows = np.array([[0.26, -0.24, 0.74], [1, 2, 3]], dtype=np.float32)
-    packed = packed_queries(rows, np.array([2, 10], dtype=np.float32))
-    assert packed.shape == (1, 2, QUERIES, 2)
-    assert packed[0, :, 0].tolist() == [[1, 0], [1, 0]]
-    assert packed[0, :, 1].tolist() == [[10, 20], [30, 0]]
-    assert not packed[0, :, 2:].any()
-    assert packed_items(rows, 10.0)[0, 0, 1].tolist() == [10, 20]
+@pytest.mark.parametrize("as_bytes", WIDTHS)
+@pytest.mark.parametrize("pack", [packed_items, packed_queries])
+def test_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
+    sizes = np.array([1e-3, 1.0, 1e6, 0.0, 1e-42], dtype=np.float32)[:, None]
+    rows = np.random.default_rng(0).normal(size=(5, 33)).astype(np.float32) * sizes
+    packed = pack(rows, as_bytes=as_bytes)
+    rounded = unpacked(packed, 5, 33) * packed.units.astype(np.float64)[:, None]
+    np.testing.assert_allclose(packed.errors, np.linalg.norm(rows - rounded, axis=1), rtol=1e-3, atol=1e-30)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    assert (packed.errors[:3] < lengths[:3] * (0.02 if as_bytes else 2e-4)).all()
+    assert packed.units[3] == packed.errors[3] == 0
+
+
+def test_bytes_are_taken_where_the_processor_adds_up_four() -> None:
+    rows = np.ones((1, 4), dtype=np.float32)
+    kinds = packed_queries(rows).values.dtype, packed_items(rows).values.dtype
+    assert kinds == ((np.int8, np.uint8) if HAS_BYTES else (np.int16, np.int16))

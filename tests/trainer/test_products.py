@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from model.compiling import Floats
+from model.products import compile_products, multiply
 from tests.trainer.click_builders import SMALL
 from tests.trainer.test_fast_step import assert_equal_training
 from trainer import fast_step, products
-from trainer.kernels.products import compile_products, multiply
 from trainer.products import choose_multiply, multiply_by_torch
 
 

@@ -8,7 +8,7 @@ Shape letters: B transitions, H width of the layer, W state width. `gates` is [B
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import ONE, ZERO, Floats, Ints, compiled, tanh
+from model.compiling import ONE, ZERO, Floats, Ints, compiled, sigmoid, tanh
 
 
 @compiled
@@ -20,6 +20,20 @@ def take_state(state: Floats, first: int, lanes: Ints, resets: NDArray[np.bool_]
     for i in range(len(lanes)):
         for j in range(h.shape[1]):
             h[i, j] = ZERO if resets[i] else state[lanes[i], first + j]
+
+
+@compiled
+def open_gates(bias: Floats, gates: Floats, h: Floats, reset_h: Floats) -> None:
+    """Turn the projections [B, 3H] into z and r, and write r * h, with h [B, H].
+
+    `gates` holds x W_z + h U_z, x W_r + h U_r and x W, without the biases; the last third is left to `close_gates`.
+    """
+    width = h.shape[1]
+    for i in range(len(h)):
+        for j in range(2 * width):
+            gates[i, j] = sigmoid(gates[i, j] + bias[j])
+        for j in range(width):
+            reset_h[i, j] = gates[i, width + j] * h[i, j]
 
 
 @compiled

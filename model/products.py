@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 from numba.core import types
 
-from model.compiling import ZERO, Floats, compiled
-from trainer.kernels.tiles import COLUMNS, LANES, ROWS, copy_line, multiply_tile, turn_square
+from model.compiling import ZERO, Floats, compiled, part
+from model.tiles import COLUMNS, LANES, ROWS, copy_line, multiply_tile, turn_square
 
 _PACKED_VALUES = 1 << 16  # a quarter of a mebibyte: stays in the second cache
 
@@ -68,6 +68,37 @@ def multiply(left: Floats, right: Floats, out: Floats, adds: bool) -> None:  # n
                     for j in range(min(COLUMNS, width - start)):
                         was = out[top + i, start + j] if adds else ZERO
                         out[top + i, start + j] = was + corner[i, j]
+
+
+def packed(right: Floats) -> Floats:
+    """Return a matrix [K, N] as `multiply_packed` takes it: [ceil(N / COLUMNS), K, COLUMNS]."""
+    panels = -(-right.shape[1] // COLUMNS)
+    values = np.empty(panels * len(right) * COLUMNS, dtype=np.float32)
+    _pack(right, 0, panels, values)
+    return values.reshape(panels, len(right), COLUMNS)
+
+
+@compiled
+def multiply_packed(left: Floats, right: Floats, out: Floats) -> None:
+    """Write left [M, K] right [K, N] to `out`, [up to whole ROWS, up to whole COLUMNS].
+
+    Args:
+        left: float32 [M, up to whole ROWS; K], contiguous.
+        right: `packed`.
+        out: float32, contiguous; what lies beyond M and N is written too and means nothing.
+    """
+    panels, depth, _ = right.shape
+    line = out.shape[1]
+    for top in range(0, len(left), ROWS):
+        for panel in range(panels):
+            place = top * line + panel * COLUMNS
+            multiply_tile(left, top * depth, depth, 1, right, panel * depth * COLUMNS, depth, out, place, line, False)
+
+
+@part
+def whole(count: int, together: int) -> int:
+    """Return the next number that is so many times `together`."""
+    return -(-count // together) * together
 
 
 @functools.cache

@@ -1,0 +1,200 @@
+"""Which items may be among the best for a query, by scores in integers whose error has a bound.
+
+An item of the true top k has in integers at least the score of the k-th best, less twice the bound: one error may push
+it down, another the k-th up. So that is the bar. While the catalogue is gone through it is that of the items seen so
+far, which can only be lower; what beats it is held, and now and then the bar is raised and what it excludes let go.
+
+Shape letters: C queries, N items, M candidates held at most, T items of a tile.
+"""
+
+# ruff: noqa: PLR0917 - compiled functions take their arrays by position
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
+from model.dot_products import ITEMS, QUERIES, Packed, products
+from model.sieve import SIFTED, sifted
+
+QUERIES_PER_BLOCK = 20 * QUERIES  # the sums of these and a tile of items stay in the second cache
+ITEMS_PER_TILE = 128
+_ROOM = 544  # candidates; a power of two would let those of many queries share few places of the cache
+_HELD = 64  # beyond k, before the bar is raised
+_SPARE = 4  # the bar may be that of the (k + 4)-th: a sharper one would cost more than the few candidates
+_HALVINGS = 20
+_NEVER = np.float32(np.inf)
+
+
+class Items(NamedTuple):
+    """What is searched.
+
+    Attributes:
+        values: As in `model.dot_products.Packed`.
+        units: float32 [N, up to whole tiles], as there.
+        bias: float32 [N, up to whole tiles], minus infinity where there is no item.
+    """
+
+    values: NDArray[Any]
+    units: Floats
+    bias: Floats
+
+    @classmethod
+    def of(cls, packed: Packed, bias: Floats) -> "Items":
+        """Return the items with their bias, float32 [N], to be searched."""
+        rest = (0, -len(bias) % ITEMS_PER_TILE)
+        return cls(packed.values, np.pad(packed.units, rest), np.pad(bias, rest, constant_values=-np.inf))
+
+
+class Candidates(NamedTuple):
+    """What the search found for a block of queries.
+
+    Attributes:
+        rows: int32 [C, M], each query's candidates, in no order.
+        scores: float32 [C, M], theirs by the integers.
+        counts: int64 [C], how many; -1 where there are too many to hold, and all items must be looked at.
+        highest: float32 [C], the best of the scores.
+        totals: float64 [C], the sum of exp(temper * (score - highest)) over all items; zeros unless asked for.
+    """
+
+    rows: NDArray[np.int32]
+    scores: Floats
+    counts: NDArray[np.int64]
+    highest: Floats
+    totals: NDArray[np.float64]
+
+
+def search(queries: Packed, errors: Floats, items: Items, k: int, temper: float | None = None) -> Candidates:
+    """Return items among which the k best for each query are.
+
+    Args:
+        queries: C of them.
+        errors: float32 [C], how far off a score in integers may be.
+        items: N of them, at least k.
+        k: How many are asked for.
+        temper: Of `Candidates.totals`.
+    """
+    count, room = len(errors), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
+    sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
+    found = Candidates(
+        rows=np.empty((count, room), dtype=np.int32),
+        scores=np.empty((count, room), dtype=np.float32),
+        counts=np.zeros(count, dtype=np.int64),
+        highest=np.full(count, -np.inf, dtype=np.float32),
+        totals=np.zeros(count),
+    )
+    _search(queries.values, queries.starts, queries.units, errors, *items, sums, k, temper or 0.0, *found)
+    return found
+
+
+@part
+def _sum_of_powers(line: Any, factor: Any, shift: Any) -> Any:
+    """Return the sum of 2^(factor s - shift) over the scores of a tile, none of which gives more than 1."""
+    total = ZERO
+    for j in range(len(line)):
+        total += power_of_two(factor * line[j] - shift)
+    return total
+
+
+@compiled
+def _raise_bar(rows: Any, scores: Any, c: int, count: int, k: int, error: Any, bar: Any) -> Any:
+    """Raise the bar of query c, let go of whom it excludes, and return how many are left, and the bar."""
+    room, low, high = rows.shape[1], scores[c, 0], scores[c, 0]
+    for t in range(count):
+        low, high = smaller(low, scores[c, t]), larger(high, scores[c, t])
+    reached = bar  # by k at least
+    for _ in range(_HALVINGS):
+        middle = HALF * (low + high)
+        better = 0
+        for t in range(count):
+            better += scores[c, t] > middle
+        if better < k:
+            high = middle
+            continue
+        low = reached = middle
+        if better <= k + _SPARE:
+            break
+    left, raised = count, reached - TWO * error
+    if raised > bar:
+        left, bar = 0, raised
+        for t in range(count, count + SIFTED):
+            scores[c, t] = -np.inf  # to be sifted out with whom the bar excludes
+        for t in range(0, count, SIFTED):
+            left += sifted(scores, c * room + t, rows, c * room + t, bar, scores, rows, c * room + left)
+    if left > _most_held(room) and error == 0:  # the same score for many, of which any are the best
+        left, bar = _sort_out(rows, scores, c, left, k)
+    return left, bar
+
+
+@part
+def _most_held(room: int) -> int:
+    """Return how many may be held before a tile, so that all of it could be."""
+    return room - ITEMS_PER_TILE - SIFTED
+
+
+@part
+def _sort_out(rows: Any, scores: Any, c: int, count: int, k: int) -> Any:
+    """Bring the best k of the candidates to the front, and return k and the score of the last of them."""
+    for place in range(k):
+        best = place
+        for t in range(place + 1, count):
+            best = t if scores[c, t] > scores[c, best] else best
+        rows[c, place], rows[c, best] = rows[c, best], rows[c, place]
+        scores[c, place], scores[c, best] = scores[c, best], scores[c, place]
+    return k, scores[c, k - 1]
+
+
+@compiled
+def _search(  # noqa: C901 - compiled as one: each call with arrays would count references
+    queries: Any,
+    starts: Any,
+    units: Any,
+    errors: Any,
+    items: Any,
+    item_units: Any,
+    bias: Any,
+    sums: Any,
+    k: int,
+    temper: float,
+    rows: Any,
+    scores: Any,
+    counts: Any,
+    highest: Any,
+    totals: Any,
+) -> None:
+    """Go through the items tile by tile; see `search` and `Candidates`."""
+    factor = np.float32(temper) * LOG2_E
+    line, room = np.empty(ITEMS_PER_TILE, dtype=np.float32), rows.shape[1]
+    bars, most = np.full(len(units), -_NEVER), np.full(len(units), k + _HELD)
+    tile_rows = np.arange(ITEMS_PER_TILE).astype(np.int32)
+    for start in range(0, len(bias), ITEMS_PER_TILE):
+        first = start // ITEMS
+        for panel in range(first, min(first + ITEMS_PER_TILE // ITEMS, len(items))):
+            for group in range(len(queries)):
+                products(queries, starts, group, items, panel, sums, (panel - first) * ITEMS)
+        # Slices, as loops over them vectorise.
+        offsets, worth = bias[start : start + ITEMS_PER_TILE], item_units[start : start + ITEMS_PER_TILE]
+        for c in range(len(units)):
+            best = highest[c]
+            for j in range(ITEMS_PER_TILE):
+                line[j] = units[c] * worth[j] * np.float32(sums[c, j]) + offsets[j]
+                best = larger(best, line[j])
+            if counts[c] > most[c]:
+                counts[c], bars[c] = _raise_bar(rows, scores, c, counts[c], k, errors[c], bars[c])
+                most[c] = min(max(2 * counts[c], k + _HELD), _most_held(room))
+                if counts[c] > most[c]:
+                    counts[c], bars[c] = 0, _NEVER
+            count, bar = counts[c], bars[c]
+            for at in range(0, ITEMS_PER_TILE, SIFTED):
+                count += sifted(line, at, tile_rows, at, bar, scores, rows, c * room + count)
+            if temper:
+                total = _sum_of_powers(line, factor, factor * best)
+                totals[c] = totals[c] * np.exp(temper * (highest[c] - best)) + total
+            counts[c], highest[c] = count, best
+        tile_rows += np.int32(ITEMS_PER_TILE)
+    for c in range(len(units)):
+        if bars[c] == _NEVER:
+            counts[c] = -1
+        elif counts[c] > k:
+            counts[c], bars[c] = _raise_bar(rows, scores, c, counts[c], k, errors[c], bars[c])
