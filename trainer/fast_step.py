@@ -1,6 +1,6 @@
 """The training step of the CPU: forward and backward by hand, in buffers that are made once.
 
-It computes what `trainer.fine_tune.TrainingStep` does, from the same samples; only the dropout masks are drawn by
+It computes what `trainer.plain_step.TrainingStep` does, from the same samples; only the dropout masks are drawn by
 another generator. What makes it fast: no graph and no allocation, element-wise work fused into compiled kernels, and
 one score for an item that is a candidate several times, as equal candidates have equal scores.
 
@@ -55,7 +55,7 @@ def _sums_fit(network: GRU4Rec, optimizer: SparseAdagrad) -> bool:
 class FastStep:
     """One mini-batch: gather rows, forward, backward, update. Holds the states that lanes carry.
 
-    See `trainer.fine_tune.TrainingStep`, which it stands in for where `uncovered` says None.
+    See `trainer.plain_step.TrainingStep`, which it stands in for where `uncovered` says None.
     """
 
     def __init__(

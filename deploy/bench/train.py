@@ -23,7 +23,8 @@ from model.clicks import Sessions, sessionise
 from model.gru4rec import GRU4Rec
 from model.losses import LossName
 from model.optimizer import SparseAdagrad
-from trainer.fine_tune import MiniBatchStep, TrainingStep, choose_step
+from trainer.fine_tune import MiniBatchStep, choose_step
+from trainer.plain_step import TrainingStep
 from trainer.settings import TrainerSettings
 
 WARM_UP_STEPS = 20

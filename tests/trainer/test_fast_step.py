@@ -13,10 +13,11 @@ from model.gru4rec import GRU4Rec
 from model.optimizer import SparseAdagrad
 from tests.trainer.click_builders import SMALL, shuffled_clicks, table_of
 from trainer.fast_step import FastStep
-from trainer.fine_tune import TrainingStep, choose_step
+from trainer.fine_tune import choose_step
 from trainer.guided_sampler import GuidedSampler
 from trainer.kernels import adagrad, chance, gru, rows
 from trainer.kernels.chance import fill_dropout_mask
+from trainer.plain_step import TrainingStep
 from trainer.sampling import popularity_sampler
 from trainer.settings import TrainerSettings
 

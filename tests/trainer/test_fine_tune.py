@@ -13,7 +13,8 @@ from model.negatives import PopularitySampler
 from model.optimizer import SparseAdagrad
 from tests.trainer.click_builders import SMALL, cyclic_clicks, shuffled_clicks, table_of
 from trainer.errors import TrainingDivergedError
-from trainer.fine_tune import TrainingStep, TrainReport, train
+from trainer.fine_tune import TrainReport, train
+from trainer.plain_step import TrainingStep
 from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
 

@@ -21,8 +21,9 @@ from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, shuffled_clicks, table_of
 from trainer.evaluate import evaluate
-from trainer.fine_tune import Rows, TrainingStep, train
+from trainer.fine_tune import train
 from trainer.fit import fit
+from trainer.plain_step import Rows, TrainingStep
 from trainer.protocols import Protocol
 from trainer.scorers import NetworkScorer
 from trainer.settings import TrainerSettings
