@@ -1,7 +1,7 @@
 """Session-parallel mini-batches: every lane plays one session after the other, all lanes in step.
 
 Shape letters: T moments (in each, every lane plays one click), n transitions (a click and the next one of its session)
-of all moments together, M moments of a mini-batch, m its transitions, E earlier clicks.
+of all moments together, M moments of a mini-batch, m its transitions.
 """
 
 import heapq
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from model.clicks import Sessions
 
-MOST_EARLIER = 20
-"""Clicks of its session that a transition is told of, besides its own."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -28,9 +25,6 @@ class Step:
         targets: int64 [m], the item clicked next.
         resets: bool [m], whether the transition is the first of its session, so that its state starts from zero.
         learned: bool [m], whether the target is to be learned; the other transitions only carry the state on.
-        places: int64 [m], where in `items` each clicked item is.
-        depths: int64 [m], how many clicks of its session came before it.
-        items: Of all sessions.
         bounds: int64 [M + 1]; the transitions of its moment t are those from bounds[t] to bounds[t + 1].
     """
 
@@ -39,9 +33,6 @@ class Step:
     targets: NDArray[np.int64]
     resets: NDArray[np.bool_]
     learned: NDArray[np.bool_]
-    places: NDArray[np.int64]
-    depths: NDArray[np.int64]
-    items: NDArray[np.int64]
     bounds: NDArray[np.int64]
 
     @property
@@ -58,17 +49,6 @@ class Step:
         found[by_lane] = np.cumsum(begins) - 1
         return np.unique(found[self.learned], return_inverse=True)[1]
 
-    @property
-    def earlier(self) -> NDArray[np.int64]:
-        """The items that each learned transition's session clicked before, but for the one clicked now.
-
-        int64 [learned ones, E], the newest first and `MOST_EARLIER` at most; -1 where there is none.
-        """
-        places, depths = self.places[self.learned, None], self.depths[self.learned, None]
-        ages = np.arange(1, min(MOST_EARLIER, int(depths.max(initial=0))) + 1)
-        found = self.items[np.where(ages <= depths, places - ages, places)]
-        return np.where(found == self.items[places], -1, found)
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -83,9 +63,6 @@ class Schedule:
         targets: int64 [n].
         resets: bool [n].
         learned: bool [n].
-        places: int64 [n].
-        depths: int64 [n].
-        items: Of all sessions.
     """
 
     batch_size: int
@@ -96,9 +73,6 @@ class Schedule:
     targets: NDArray[np.int64]
     resets: NDArray[np.bool_]
     learned: NDArray[np.bool_]
-    places: NDArray[np.int64]
-    depths: NDArray[np.int64]
-    items: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(range(0, len(self.offsets) - 1, self.moments_per_step))
@@ -119,9 +93,6 @@ class Schedule:
             targets=self.targets[which],
             resets=self.resets[which],
             learned=self.learned[which],
-            places=self.places[which],
-            depths=self.depths[which],
-            items=self.items,
             bounds=bounds - bounds[0],
         )
 
@@ -165,9 +136,6 @@ def session_parallel(
         targets=sessions.items[place + 1],
         resets=within[order] == 0,
         learned=np.ones(total, dtype=np.bool_) if learned is None else learned[place + 1],
-        places=place,
-        depths=within[order],
-        items=sessions.items,
     )
 
 

@@ -100,7 +100,7 @@ class FastStep:
 
     def _make_buffers(self, transitions: int, samples: int, width: int) -> None:
         most = 2 * transitions + samples
-        self._slots, self._base, self._used = np.full(len(self._table), -1, dtype=np.int64), 0, 0
+        self._slots, self._base = np.full(len(self._table), -1, dtype=np.int64), 0
         self._rows, self._places = np.empty(most, dtype=np.int64), np.empty((2, transitions), dtype=np.int64)
         self._weights, self._shift, self._d_bias = (np.empty(most, dtype=np.float32) for _ in range(3))
         keeps_target = self._settings.logq and not self._settings.logq_target
@@ -147,11 +147,10 @@ class FastStep:
     def _gather(self, inputs: Ints, targets: Ints) -> tuple[int, int]:
         """Copy the distinct rows of a mini-batch; returns C and U."""
         samples = self._sampler.sample()
-        self._base += self._used
         candidates, used = rows.distinct_rows(
             inputs, targets, samples, self._slots, self._base, self._rows, self._weights, self._places
         )
-        self._used = used
+        self._base += used
         tables, corrections = (self._table, self._bias, self._log_q), (self._shift, self._restored)
         rows.gather(*tables, self._rows, candidates, used, self._vectors, *corrections)
         if self._shape.cosine_scale:
@@ -197,9 +196,6 @@ class FastStep:
             query = unit
         scores, multiply = self._scores[:count, :candidates], self._multiply
         multiply(query, vectors.T, scores, False)
-        if self._settings.spares_earlier:
-            keeps = targets if len(self._restored) else targets[:0]
-            rows.uncorrect(self._scores, self._log_q, step.earlier, self._slots, self._base, candidates, keeps)
         cross_entropy(
             self._scores,
             self._shift,

@@ -1,7 +1,7 @@
 """The plain step, with autograd: runs anywhere, covers everything, and says what the fast one must compute.
 
 Shape letters: B transitions in a mini-batch, K sampled items, C = B + K candidates, U distinct rows of those scored, I
-distinct rows of those taken in, L learned transitions, E earlier clicks, D embedding width, W state width.
+distinct rows of those taken in, L learned transitions, D embedding width, W state width.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,6 @@ class Rows:
         resets: int64 [B], 1 where the state starts from zero.
         learned: int64 [L], which of the mini-batch's transitions have a target among the candidates.
         sessions: int64 [L], which of the mini-batch's sessions each of those is of; empty where it is not asked for.
-        earlier: int64 [L, E], the items that their sessions clicked before; E is 0 where it is not asked for.
         moments: Where each moment of the mini-batch begins and ends.
     """
 
@@ -45,7 +44,6 @@ class Rows:
     resets: Tensor
     learned: Tensor
     sessions: Tensor
-    earlier: Tensor
     moments: list[tuple[int, int]]
 
 
@@ -121,24 +119,10 @@ class TrainingStep:
         if len(rows.learned) < len(query):
             query = query.index_select(0, rows.learned)
         scores = self._network.activated(self._scores(query, leaves, rows))
-        return self._loss(scores, self._correction(rows), excluded=self._of_own_session(rows))
-
-    def _correction(self, rows: Rows) -> Tensor | None:
-        """Return what is taken off the candidates' scores, [C] or, where it differs by row, [L, C]."""
-        settings = self._settings
-        if not settings.logq:
-            return None
-        items = rows.distinct.index_select(0, rows.candidates)
-        log_q = self._log_q.index_select(0, items)
-        if settings.logq_target and settings.logq_session:
-            return log_q
-        log_q = log_q.repeat(len(rows.learned), 1)
-        spared = (rows.earlier.unsqueeze(2) == items).any(dim=1)
-        if settings.logq_target:
-            return log_q.masked_fill_(spared, 0)
-        # Candidate i is the target of row i; where it was sampled besides, it is a candidate like others.
-        is_target = items[: len(log_q)].unsqueeze(1) == items
-        return log_q.masked_fill_(spared & ~is_target, 0).fill_diagonal_(0)
+        log_q = self._log_q[rows.distinct].index_select(0, rows.candidates) if settings.logq else None
+        if log_q is not None and not settings.logq_target:
+            log_q = log_q.repeat(len(query), 1).fill_diagonal_(0)  # candidate i is the target of row i
+        return self._loss(scores, log_q, excluded=self._of_own_session(rows))
 
     def _of_own_session(self, rows: Rows) -> Tensor | None:
         """Return which candidates are other targets of a row's session, bool [L, C], where those are to be spared."""
@@ -180,8 +164,7 @@ class TrainingStep:
         samples = self._sampler.sample(self._settings.negative_samples).numpy()
         learned = np.flatnonzero(step.learned)
         targets = step.targets[learned]
-        earlier = step.earlier if self._settings.spares_earlier else learned[:, None][:, :0]
-        carried = [step.lanes, step.resets, learned, self._sessions(step), earlier.ravel()]
+        carried = [step.lanes, step.resets, learned, self._sessions(step)]
         if not self._has_own_input:
             found, places = self._distinct(np.concatenate([step.inputs, targets, samples]))
             columns = [found, places[:count], places[count:], *carried]
@@ -190,11 +173,8 @@ class TrainingStep:
             columns = [found, *self._distinct(step.inputs), places, *carried]
         packed = torch.from_numpy(np.concatenate(columns)).to(self.device, non_blocking=True)
         distinct, *others = torch.split(packed, [len(column) for column in columns])
-        own, inputs, candidates, lanes, resets, learns, of, before = (
-            others if self._has_own_input else (distinct, *others)
-        )
-        before = before.view(earlier.shape)
-        return Rows(distinct, own, inputs, candidates, lanes, resets, learns, of, before, step.moments)
+        own, inputs, candidates, lanes, resets, learns, of = others if self._has_own_input else (distinct, *others)
+        return Rows(distinct, own, inputs, candidates, lanes, resets, learns, of, step.moments)
 
     def _sessions(self, step: Step) -> NDArray[np.int64]:
         return step.inputs[:0] if self._settings.own_session_negatives else step.sessions

@@ -60,9 +60,6 @@ class TrainerSettings(BaseModel):
         True, description="correct scores for how often an item is a candidate (cross_entropy, info_nce)"
     )
     logq_target: bool = Field(True, description="correct the target's own score too, which is always a candidate")
-    logq_session: bool = Field(
-        True, description="correct the scores of what the session clicked before its last click too"
-    )
     batch_size: Size = Field(64, description="sessions side by side in one mini-batch")
     backprop_steps: Size = Field(
         1, description="clicks of a session that one mini-batch follows back; 1 for short sessions"
@@ -183,11 +180,6 @@ class TrainerSettings(BaseModel):
         )
 
     @property
-    def spares_earlier(self) -> bool:
-        """Whether what a session clicked before is corrected otherwise than other candidates."""
-        return self.logq and not self.logq_session
-
-    @property
     def step_transitions(self) -> int:
         """Transitions of a whole mini-batch."""
         return self.batch_size * self.backprop_steps
@@ -214,8 +206,8 @@ class TrainerSettings(BaseModel):
 
 
 _RECIPE = {
-    "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "logq_session",
-    "batch_size", "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
+    "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
+    "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
     "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round",
     "companion", "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "holdout_clicks", "seed",
 }  # fmt: skip

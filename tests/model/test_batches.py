@@ -1,11 +1,10 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batches import MOST_EARLIER, session_parallel
+from model.batches import session_parallel
 from model.clicks import Sessions
 
 lengths_lists = st.lists(st.integers(1, 7), max_size=30)
@@ -45,33 +44,6 @@ def test_carried_state_holds_exactly_the_earlier_clicks_of_its_session(lengths: 
                 carried[lane] = []
             carried[lane].append(item)
             assert carried[lane] == history[item]
-
-
-@given(
-    lengths=st.lists(st.integers(1, MOST_EARLIER + 5), max_size=20),
-    kinds=st.integers(1, 60),
-    batch_size=batch_sizes,
-    moments=st.integers(1, 5),
-    data=st.data(),
-)
-def test_earlier_items_are_those_that_the_session_clicked_before_but_for_the_clicked_one(
-    lengths: list[int], kinds: int, batch_size: int, moments: int, data: st.DataObject
-) -> None:
-    sessions = sessions_of(lengths)
-    learned = np.array([data.draw(st.booleans()) for _ in sessions.items], dtype=np.bool_)
-    before = {
-        item: [
-            -1 if other % kinds == item % kinds else other % kinds for other in items[:place][: -MOST_EARLIER - 1 : -1]
-        ]
-        for items in listed(sessions)
-        for place, item in enumerate(items)
-    }
-    repeating = replace(sessions, items=sessions.items % kinds)
-    both = (session_parallel(one, batch_size, moments, learned) for one in (sessions, repeating))
-    for distinct, step in zip(*both, strict=True):
-        rows = [before[item] for item in distinct.inputs[distinct.learned].tolist()]
-        longest = max(map(len, rows), default=0)
-        assert step.earlier.tolist() == [row + [-1] * (longest - len(row)) for row in rows]
 
 
 @given(lengths=lengths_lists, batch_size=batch_sizes)

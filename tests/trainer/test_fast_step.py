@@ -90,9 +90,6 @@ class SameMasks(TrainingStep):
         {"cosine_scale": 8.0, "trace_decay": 0.5, "embedding_dropout": 0.35, "hidden_dropout": 0.2},
         {"backprop_steps": 3},
         {"logq_target": False, "label_smoothing": 0.2},
-        {"logq_session": False},
-        {"logq_session": False, "logq_target": False, "cosine_scale": 8.0, "backprop_steps": 3},
-        {"logq_session": False, "own_session_negatives": False, "backprop_steps": 30, "label_smoothing": 0.2},
         {"backprop_steps": 4, "hidden_sizes": (12, 16), "trace_decay": 0.5, "momentum": 0.3},
         {"backprop_steps": 30, "skip": False, "label_smoothing": 0.2},
         {"backprop_steps": 4, "label_smoothing": 0.2, "own_session_negatives": False},
@@ -114,9 +111,6 @@ class SameMasks(TrainingStep):
         "cosine-trace-dropout",
         "three-moments",
         "target-not-corrected",
-        "session-not-corrected",
-        "neither-corrected-moments",
-        "session-not-corrected-spared",
         "four-moments-layers-trace",
         "whole-sessions",
         "own-session-spared",
@@ -138,9 +132,8 @@ def test_the_fast_step_gives_the_losses_weights_and_accumulators_of_the_plain_on
         {"backprop_steps": 4, "hidden_sizes": (12, 16), "trace_decay": 0.5, "momentum": 0.3},
         {"backprop_steps": 4, "label_smoothing": 0.2, "own_session_negatives": False},
         {"cosine_scale": 8.0, "trace_decay": 0.5, "embedding_dropout": 0.35, "hidden_dropout": 0.2},
-        {"logq_session": False, "backprop_steps": 2},
     ],
-    ids=["plain", "four-moments-layers-trace", "own-session-spared", "cosine-trace-dropout", "session-not-corrected"],
+    ids=["plain", "four-moments-layers-trace", "own-session-spared", "cosine-trace-dropout"],
 )
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.8])
 def test_the_fast_step_leaves_out_what_the_plain_one_leaves_out(changes: dict[str, object], share: float) -> None:

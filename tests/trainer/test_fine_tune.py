@@ -121,7 +121,6 @@ def dense_reference(
     accumulated = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
     velocity = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
     state = torch.zeros(settings.batch_size, network.state_width)
-    clicked: dict[int, list[int]] = {}
     for step in steps:
         reference = GRU4Rec(network.settings, parameters)
         state[step.lanes[step.resets]] = 0
@@ -129,13 +128,7 @@ def dense_reference(
         after = reference.advance(x, state[step.lanes])
         candidates = np.concatenate([step.targets, sampler.sample(settings.negative_samples).numpy()])
         scores = reference.query(after, x) @ parameters["embedding"][candidates].T + parameters["item_bias"][candidates]
-        correction = log_q[candidates].repeat(len(x), 1)
-        for row, (lane, item) in enumerate(zip(step.lanes.tolist(), step.inputs.tolist(), strict=True)):
-            clicked[lane] = [] if step.resets[row] else clicked[lane]
-            if not settings.logq_session:
-                correction[row, np.isin(candidates, clicked[lane]) & (candidates != item)] = 0
-            clicked[lane].append(item)
-        loss = settings.loss_function()(reference.activated(scores), correction if settings.logq else None)
+        loss = settings.loss_function()(reference.activated(scores), log_q[candidates] if settings.logq else None)
         gradients = torch.autograd.grad(loss * len(step.inputs) / settings.batch_size, list(parameters.values()))
         state[step.lanes] = after.detach()
         in_use = dict.fromkeys(network.item_tables, candidates) | {network.settings.input_table: step.inputs}
@@ -158,7 +151,6 @@ def dense_reference(
         {"momentum": 0.3, "label_smoothing": 0.2},
         {"loss": "bpr_max", "logq": False},
         {"loss": "info_nce", "temperature": 0.5},
-        {"logq_session": False},
         {"loss": "top1_max", "activation": "elu"},
         {"item_input": "separate", "momentum": 0.3},
         {**ONE_HOT, "momentum": 0.3, "reset_gate": "after"},

@@ -86,9 +86,7 @@ def zero_shares(settings: TrainerSettings) -> tuple[float, float]:
     one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     three, moments = torch.arange(3), [(0, 1)]
     candidates, nobody = torch.tensor([1, 2]), torch.zeros(0, dtype=torch.int64)
-    rows = Rows(
-        three, three, zero, candidates, zero, one, learned=three, sessions=nobody, earlier=nobody, moments=moments
-    )
+    rows = Rows(three, three, zero, candidates, lanes=zero, resets=one, sessions=nobody, moments=moments, learned=three)
     loss = step_of(network, settings, sessions).loss(leaves, rows)
     gradient = torch.autograd.grad(loss, leaves[EMBEDDING])[0]
     dropped = (gradient == 0).double().mean(dim=1)
@@ -131,7 +129,6 @@ def test_dropout_of_embeddings_and_of_the_final_layer_are_two_rates_of_what_is_d
         ("cross_entropy", "negative_samples", 7),
         ("cross_entropy", "sampling_alpha", 1.0),
         ("cross_entropy", "logq", False),
-        ("cross_entropy", "logq_session", False),
         ("cross_entropy", "label_smoothing", 0.1),
         ("bpr_max", "bpr_regularisation", 0.3),
         ("bpr_max", "bpr_elu", 0.7),

@@ -1,7 +1,7 @@
 """From the item table into a step's own arrays, and the gradients back.
 
 Shape letters: B transitions, K sampled items, U distinct rows, C distinct candidates among them (the first C), N items,
-D embedding width, W state width, E earlier clicks.
+D embedding width, W state width.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
@@ -84,32 +84,6 @@ def gather(
         shift[u] = (bias[rows[u]] if len(bias) else ZERO) - (log_q[rows[u]] if len(log_q) else ZERO)
     for u in range(min(candidates, len(restored))):
         restored[u] = log_q[rows[u]]
-
-
-@compiled
-def uncorrect(
-    scores: Floats, log_q: Floats, earlier: Ints, slots: Ints, base: int, candidates: int, kept: Ints
-) -> None:
-    """Add to the scores of what a transition's session clicked before what `gather`'s shift takes off.
-
-    Args:
-        scores: float32 [B, >= C], changed in place.
-        log_q: float32 [N].
-        earlier: int64 [B, E], rows; -1 for none.
-        slots: As `distinct_rows` left them.
-        base: Likewise.
-        candidates: C.
-        kept: int64 [B], places of the targets where those are left as they are, or empty.
-    """
-    for i in range(len(earlier)):
-        line = earlier[i]
-        for e in range(len(line)):
-            row = line[e]
-            place = slots[row] - base
-            if row < 0 or not 0 <= place < candidates or row in line[:e]:
-                continue
-            if len(kept) == 0 or kept[i] != place:
-                scores[i, place] += log_q[row]
 
 
 @compiled
