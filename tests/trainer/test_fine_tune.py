@@ -1,9 +1,11 @@
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from model.batches import Step, session_parallel
 from model.clicks import Click, Sessions, sessionise
@@ -179,6 +181,48 @@ def test_training_steps_equal_dense_autograd(changes: dict[str, object]) -> None
     for name, tensor in network.parameters.items():
         # Adagrad's first steps divide by gradients near zero, so rounding shows more than in the gradients themselves.
         assert torch.allclose(tensor, expected[name], rtol=1e-3, atol=2e-4), name
+
+
+class NothingIsAskedOf(TorchFunctionMode):
+    """Fails where the host wants a value, or a shape depends on values: on CUDA both wait for all that is queued."""
+
+    ASKING = frozenset(
+        {"item", "tolist", "numpy", "cpu", "nonzero", "masked_select", "unique"}
+        | {f"__{kind}__" for kind in ("bool", "float", "int", "index")}
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        assert func.__name__ not in self.ASKING, func.__name__
+        indices = args[1] if func.__name__ in {"__getitem__", "__setitem__"} else ()
+        for index in indices if isinstance(indices, tuple) else (indices,):
+            assert not (isinstance(index, Tensor) and index.dtype == torch.bool), "a mask as an index"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding_dropout": 0.2, "hidden_dropout": 0.2, "momentum": 0.3},
+        {"backprop_steps": 3, "own_session_negatives": False, "logq_target": False, "label_smoothing": 0.1},
+        {"item_input": "separate", "cosine_scale": 8.0, "trace_decay": 0.5},
+        *({"loss": loss} for loss in LOSSES),
+    ],
+    ids=str,
+)
+def test_no_step_waits_for_the_device(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SMALL.model_copy(update={"batch_size": 5, **changes})
+    items = [f"item-{number}" for number in range(40)]
+    sessions = sessionise(table_of(shuffled_clicks(items, np.random.default_rng(1), sessions=12, clicks=5)))
+    network = GRU4Rec.initialised(settings.network(), 40, torch.Generator().manual_seed(3))
+    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum)
+    step_of = TrainingStep(network, optimizer, sessions, settings, torch.Generator().manual_seed(7))
+    for step in session_parallel(sessions, settings.batch_size, settings.backprop_steps):
+        rows = step_of._rows(step)  # which rows is said by the host, where the sampler is
+        monkeypatch.setattr(step_of, "_rows", lambda _step, rows=rows: rows)
+        with NothingIsAskedOf():
+            step_of(step)
+        monkeypatch.undo()
 
 
 def test_a_network_without_item_vectors_goes_on_under_settings_that_drop_them() -> None:
