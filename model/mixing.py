@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.catalogue import Best, Catalogue, insert, score_of
 from model.companion import Mixing
-from model.compiling import ZERO, Floats, compiled, exp
+from model.compiling import ZERO, Floats, compiled, exp, part
 from model.ranking import Ties
 from model.transitions import Neighbours
 
@@ -130,18 +130,6 @@ def _log_sum(line: Any, temper: float, largest: Any) -> Any:
 
 
 @compiled
-def _give(mass: Any, touched: Any, count: int, row: int, amount: float) -> int:
-    """Add to an item's mass and note the item when it is its first; returns how many items are noted."""
-    if amount <= 0.0:
-        return count
-    if mass[row] == 0.0:
-        touched[count] = row
-        count += 1
-    mass[row] += amount
-    return count
-
-
-@compiled
 def spread(
     mass: Any,
     touched: Any,
@@ -168,22 +156,38 @@ def spread(
         p_share: Their shares.
         w: float64 [6], as `Mixing.as_array`.
     """
-    count = 0
-    age_weight = 1.0
+    count, newest = 0, len(history) - 1
+    forward, backward = w[1], w[2]
     for age in range(min(LOOKBACK, len(history))):
-        row = history[len(history) - 1 - age]
+        row = history[newest - age]
         if 0 <= row < len(s_at) - 1:
-            for e in range(s_at[row], s_at[row + 1]):
-                count = _give(mass, touched, count, s_row[e], w[1] * age_weight * s_share[e])
-            for e in range(p_at[row], p_at[row + 1]):
-                count = _give(mass, touched, count, p_row[e], w[2] * age_weight * p_share[e])
-        age_weight *= AGE_DECAY
+            for e in range(s_at[row], s_at[row + 1] if forward > 0 else 0):
+                count += _noted(mass, touched, count, s_row[e])
+                mass[s_row[e]] += forward * s_share[e]
+            for e in range(p_at[row], p_at[row + 1] if backward > 0 else 0):
+                count += _noted(mass, touched, count, p_row[e])
+                mass[p_row[e]] += backward * p_share[e]
+        forward, backward = forward * AGE_DECAY, backward * AGE_DECAY
+    repeat = w[4]
     for age in range(len(history)):
-        row = history[len(history) - 1 - age]
-        if 0 <= row < len(mass) and row not in history[len(history) - age :]:
-            amount = w[4] * w[5] ** age + (w[3] if age == 0 else 0.0)
-            count = _give(mass, touched, count, row, amount)
+        row, amount = history[newest - age], repeat + (w[3] if age == 0 else 0.0)
+        is_newest = True
+        for younger in range(age):
+            is_newest = is_newest and history[newest - younger] != row
+        if 0 <= row < len(mass) and is_newest and amount > 0:
+            count += _noted(mass, touched, count, row)
+            mass[row] += amount
+        repeat *= w[5]
     return count
+
+
+@part
+def _noted(mass: Any, touched: Any, count: int, row: int) -> int:
+    """Note an item that has no mass yet; returns how many were."""
+    if mass[row] != 0.0:
+        return 0
+    touched[count] = row
+    return 1
 
 
 @compiled
