@@ -14,6 +14,7 @@ from deploy.bench.costs import Costs, measured
 from deploy.bench.plain_torch import PlainTorchStep
 from deploy.bench.stream import Found, StreamBench
 from deploy.children import Process
+from deploy.commands.options import read_recipe
 from deploy.errors import BrokerError
 from deploy.plots import plot_latency
 from deploy.settings import Settings
@@ -24,8 +25,10 @@ from model.recommender import Recommender
 from model.vocabulary import Vocabulary
 from tests.deploy.command_line import last_json, nextclick
 from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
+from trainer.settings import TrainerSettings
 
 ITEMS, K = 200, 10
+RECIPES = Path(stream.__file__).parent / "recipes"
 
 
 def test_peers_give_the_answers_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +138,13 @@ def test_the_row_of_torch_learns_what_it_is_timed_on() -> None:
         losses += [float(step_of(step)) for step in session_parallel(sessions, settings.batch_size)]
     assert losses[0] > 2, "close to log 12, a guess"
     assert losses[-1] < 0.5
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
+def test_recipes_of_the_official_code_are_settings_of_a_plain_network(path: Path) -> None:
+    network = TrainerSettings(**read_recipe(path)).network()
+    assert not network.skip
+    assert not network.cosine_scale
 
 
 def test_sizes_that_are_no_numbers_are_refused() -> None:
