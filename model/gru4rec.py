@@ -91,7 +91,9 @@ class GRU4Rec:
         """The parameters that every click touches: all but the tables with a row per item."""
         return [name for name in self.parameters if name not in ITEM_TABLES]
 
-    def advance(self, x: Tensor, state: Tensor, dropout: Dropout | None = None) -> Tensor:
+    def advance(
+        self, x: Tensor, state: Tensor, dropout: Dropout | None = None, *, carries_dropped: bool = False
+    ) -> Tensor:
         """Return the states after one click each; `state` is left as it was.
 
         For every layer, with x its input and h its part of the state: z = sigmoid(x Wz + h Uz + bz),
@@ -102,7 +104,8 @@ class GRU4Rec:
         Args:
             x: `inputs` of the clicked items, float32 [B, E].
             state: float32 [B, W], the layers side by side, bottom first, then the trace; zeros for a new session.
-            dropout: Applied to a layer's output on its way into the next layer, never to the state that is carried.
+            dropout: Applied to a layer's output on its way into the next layer.
+            carries_dropped: Whether the state that is carried is that output after the dropout, not before it.
 
         Returns:
             float32 [B, W].
@@ -113,8 +116,8 @@ class GRU4Rec:
         below = x
         for layer, h in enumerate(layers):
             hidden = self._advance_layer(layer, below, h)
-            parts.append(hidden)
             below = hidden if dropout is None else dropout(hidden)
+            parts.append(below if carries_dropped else hidden)
         if settings.trace_width:
             parts.append(torch.add(x, trace, alpha=settings.trace_decay))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -41,6 +41,7 @@ def uncovered(network: GRU4Rec, optimizer: SparseAdagrad, settings: TrainerSetti
         "item input": shape.item_input != "shared",
         "reset gate": shape.reset_gate != "before",
         "activation": shape.activation != "linear",
+        "carried dropout": settings.hidden_dropout_carried and settings.hidden_dropout > 0,
         "accumulator": optimizer.accumulator != "element" or not _sums_fit(network, optimizer),
     }
     return next((reason for reason, applies in reasons.items() if applies), None)

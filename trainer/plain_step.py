@@ -113,7 +113,8 @@ class TrainingStep:
         x = self._network.as_inputs(leaves[self._input_table].index_select(0, rows.inputs))  # [B, E]
         x = self._dropped(x, rate=self._input_dropout)
         drop_hidden = partial(self._dropped, rate=settings.hidden_dropout)
-        query = self._network.query(self._advance(x, rows, drop_hidden), x, drop_hidden)
+        after = self._advance(x, rows, drop_hidden)
+        query = self._network.query(after, x, None if settings.hidden_dropout_carried else drop_hidden)
         if not len(rows.learned):
             return query.new_zeros(())
         if len(rows.learned) < len(query):
@@ -146,7 +147,8 @@ class TrainingStep:
             whole_batch = len(lanes) == len(state)
             before = state if whole_batch else state.index_select(0, lanes)
             before = before * (1 - rows.resets[start:stop]).unsqueeze(1)
-            after.append(self._network.advance(x[start:stop], before, drop_hidden))
+            carries_dropped = self._settings.hidden_dropout_carried
+            after.append(self._network.advance(x[start:stop], before, drop_hidden, carries_dropped=carries_dropped))
             state = after[-1] if whole_batch else state.index_copy(0, lanes, after[-1])
         self._state = state.detach()
         return after[0] if len(after) == 1 else torch.cat(after)

@@ -76,7 +76,11 @@ class TrainerSettings(BaseModel):
     accumulator: Accumulator = Field("element", description="squared gradients are summed by element or by table row")
     momentum: DropRate = Field(0.0, description="share of the last step that is taken again")
     embedding_dropout: DropRate = Field(0.3, description="dropout on the clicked item's vector")
-    hidden_dropout: DropRate = Field(0.3, description="dropout on the way out of the GRU, never on the carried state")
+    hidden_dropout: DropRate = Field(0.3, description="dropout on the way out of the GRU")
+    hidden_dropout_carried: bool = Field(
+        False,
+        description="carry what hidden_dropout left of a state on, as the authors' own code does",
+    )
     epochs_first: Size = Field(5, description="passes over the clicks when training from scratch")
     epochs_round: Size = Field(2, description="passes over the clicks of a fine-tuning round")
     companion: bool = Field(True, description="mix what followed what, and the session's own items, into the answers")
@@ -208,6 +212,7 @@ class TrainerSettings(BaseModel):
 _RECIPE = {
     "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
     "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
-    "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "epochs_first", "epochs_round",
-    "companion", "companion_half_life_days", "idle_ms", "replay_share", "holdout_share", "holdout_clicks", "seed",
+    "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "hidden_dropout_carried",
+    "epochs_first", "epochs_round", "companion", "companion_half_life_days", "idle_ms", "replay_share",
+    "holdout_share", "holdout_clicks", "seed",
 }  # fmt: skip

@@ -188,6 +188,18 @@ def test_dropout_between_layers_never_reaches_the_carried_state_of_its_own_layer
     assert not torch.equal(kept[:, 6:], dropped[:, 6:])
 
 
+def test_dropout_of_the_carried_state_is_that_of_the_way_up() -> None:
+    network = network_of(GRU4RecSettings(embedding_size=4, hidden_sizes=(6, 4), skip=True, trace_decay=0.5))
+    generator = torch.Generator().manual_seed(2)
+    x, state = torch.ones(3, 4), torch.full((3, 14), 0.5)
+    masks = [(torch.rand(3, width, generator=generator) < 0.5) * 2.0 for width in (6, 4)]
+    left = iter(masks)
+    dropped = network.advance(x, state, lambda output: output * next(left), carries_dropped=True)
+    left = iter(masks)
+    kept = network.advance(x, state, lambda output: output * next(left))
+    torch.testing.assert_close(dropped, kept * torch.cat([*masks, torch.ones(3, 4)], dim=1))
+
+
 def test_dropout_of_a_query_leaves_the_skipped_embedding() -> None:
     network = network_of(GRU4RecSettings(embedding_size=4, hidden_sizes=(4,)))
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))

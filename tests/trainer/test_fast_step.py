@@ -251,6 +251,7 @@ def test_the_default_recipe_takes_the_fast_step_without_a_word() -> None:
         ({"item_input": "one_hot", "skip": False}, "item input"),
         ({"reset_gate": "after"}, "reset gate"),
         ({"activation": "elu"}, "activation"),
+        ({"hidden_dropout": 0.2, "hidden_dropout_carried": True}, "carried dropout"),
     ],
 )
 def test_what_the_fast_step_does_not_cover_takes_the_plain_one_and_is_logged(

@@ -49,6 +49,7 @@ ONE_HOT: dict[str, object] = {"item_input": "one_hot", "skip": False}
         {"hidden_sizes": (12, 16)},
         {"hidden_sizes": (24,), "feedforward_sizes": (20, 16)},
         {"embedding_dropout": 0.2, "hidden_dropout": 0.2, "label_smoothing": 0.1, "momentum": 0.2},
+        {"hidden_dropout": 0.2, "hidden_dropout_carried": True, "hidden_sizes": (16, 16)},
         {"loss": "bpr_max", "bpr_elu": 0.5},
         {"loss": "info_nce", "temperature": 0.5},
         *({"loss": name} for name in LOSSES),

@@ -97,8 +97,11 @@ def zero_shares(settings: TrainerSettings) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("embedding_dropout", "hidden_dropout"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.1, 0.6), (0.7, 0.15)]
 )
+@pytest.mark.parametrize("carried", [False, True])
 def test_dropout_of_embeddings_and_of_the_final_layer_are_two_rates_of_what_is_dropped_not_kept(
-    embedding_dropout: float, hidden_dropout: float
+    embedding_dropout: float,
+    hidden_dropout: float,
+    carried: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     width = 600
     settings = SMALL.model_copy(
@@ -109,12 +112,31 @@ def test_dropout_of_embeddings_and_of_the_final_layer_are_two_rates_of_what_is_d
             "batch_size": 1,
             "embedding_dropout": embedding_dropout,
             "hidden_dropout": hidden_dropout,
+            "hidden_dropout_carried": carried,
         }
     )
     of_embedding, of_query = zero_shares(settings)
     # Five standard deviations of 600 draws: for another seed the odds of a false alarm are about 1e-6 each.
     for found, rate in ((of_embedding, embedding_dropout), (of_query, hidden_dropout)):
         assert found == pytest.approx(rate, abs=5 * (rate * (1 - rate) / width) ** 0.5)
+
+
+def test_state_that_is_carried_is_dropped_only_where_that_is_asked_for() -> None:
+    width, rate = 2000, 0.4
+    changes = {
+        "embedding_size": width,
+        "hidden_sizes": (width,),
+        "skip": False,
+        "batch_size": 1,
+        "hidden_dropout": rate,
+    }
+    step = session_parallel(sessions_of([2], items=2), 1).step(0)
+    for carried in (False, True):
+        settings = SMALL.model_copy(update={**changes, "hidden_dropout_carried": carried})
+        train_on = step_of(network_of(settings, 2), settings, sessions_of([2], items=2))
+        train_on(step)
+        zeros = float((train_on._state == 0).double().mean())
+        assert zeros == pytest.approx(rate if carried else 0, abs=5 * (rate * (1 - rate) / width) ** 0.5)
 
 
 @pytest.mark.parametrize(
