@@ -140,4 +140,13 @@ def _print_table(rows: list[Row]) -> None:
         quality = (f"{row[name]:.4f}" for name in ("recall@20", "mrr@20", "ndcg@10", "hr@10"))
         table.add_row(row["model"], *quality, f"{row['train_s']:,.1f}", f"{row['ms_per_answer']:.2f}")
     output.print(table)
-    output.print(f"{rows[0]['cases']:,} next clicks", highlight=False)
+    answers = table_of("model", "Recall@20, 95 %", "MRR@20, 95 %", "coverage", "popularity")
+    for row in rows:
+        bounds = ("{:.4f}-{:.4f}".format(*row[f"{name}_interval"]) for name in ("recall@20", "mrr@20"))
+        answers.add_row(row["model"], *bounds, f"{row['coverage@20']:.4f}", f"{row['popularity@20']:.4f}")
+    output.print(answers)
+    output.print(
+        f"{rows[0]['cases']:,} next clicks; coverage: share of all items in the answers' first 20;\n"
+        "popularity: mean share of items that are clicked less than an answered one",
+        highlight=False,
+    )

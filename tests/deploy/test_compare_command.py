@@ -30,6 +30,8 @@ def test_models_stand_side_by_side_in_a_table_in_json_and_in_a_picture(file: Pat
     lines = table.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:4]] == ["gru4rec", "item-knn", "popularity"]
+    coverage = {line.split()[0]: float(line.split()[-2]) for line in lines[5:8]}
+    assert coverage == {row["model"]: round(row["coverage@20"], 4) for row in found["rows"]}
     assert len(results.read_text().splitlines()) == 3, "the second call found nothing anew"
 
 
