@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.baselines.contract import settings_to_dict
 from model.baselines.kinds import BASELINES, SYSTEMS
 from model.baselines.scorer import BaselineScorer
+from model.baselines.shelf import KeptBaseline, Shelf
 from model.clicks import Sessions, sessionise
 from model.ranking import RankingMetrics, Ties
 from model.recommender import Recommender
@@ -70,6 +72,7 @@ def compare(
     models: Sequence[str],
     *,
     finished: "Finished | None" = None,
+    kept: "Kept | None" = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Iterator[Row]:
     """Fit one model after the other on the training clicks and yield what each is worth, in the order given.
@@ -78,6 +81,7 @@ def compare(
         question: What is compared.
         models: Of `MODELS`.
         finished: Where rows are kept as they are found; those there already are not found again.
+        kept: Where baselines are kept as they are fitted; those there already are not fitted again.
         on_progress: Told how much of a model's training is done.
 
     Yields:
@@ -95,11 +99,11 @@ def compare(
     ranked, counted = question.protocol.cases(vocabulary)
     if not counted.any():
         raise ValueError("no held-out click is on an item of the training clicks: nothing to rank")
-    clicks = _Clicks(learned, len(vocabulary), ranked, counted)
+    clicks = _Clicks(learned, vocabulary, ranked, counted)
     for model in models:
         row = finished.get(model, question) if finished else None
         if row is None:
-            row = _row(question, model, clicks, on_progress)
+            row = _row(question, model, clicks, kept, on_progress)
             if finished:
                 finished.add(model, question, row)
         yield row
@@ -118,23 +122,21 @@ def over_seeds(rows: Sequence[Row]) -> Row:
 
 @dataclass(frozen=True)
 class _Clicks:
-    """The question's clicks as rows: sessions to learn from, of N items, and those whose counted clicks are ranked."""
+    """The question's clicks as rows: sessions to learn from, and those whose counted clicks are ranked."""
 
     learned: Sessions
-    items: int
+    vocabulary: Vocabulary
     ranked: Sessions
     counted: NDArray[np.bool_]
 
     @property
     def clicks_by_row(self) -> NDArray[np.int64]:
         """How often each item was clicked, int64 [N]."""
-        return np.bincount(self.learned.items, minlength=self.items)
+        return np.bincount(self.learned.items, minlength=len(self.vocabulary))
 
 
-def _row(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> Row:
-    started_s = time.perf_counter()
-    system = _fitted(question, model, clicks, on_progress)
-    train_s = time.perf_counter() - started_s
+def _row(question: Question, model: str, clicks: _Clicks, kept: "Kept | None", on_progress: OnProgress) -> Row:
+    system, train_s = _fitted(question, model, clicks, kept, on_progress)
     ranks = system.scorer.next_click_ranks(clicks.ranked, clicks.counted, question.ties)
     histories = histories_before(clicks.ranked, clicks.counted)
     return {
@@ -148,18 +150,28 @@ def _row(question: Question, model: str, clicks: _Clicks, on_progress: OnProgres
     }
 
 
-def _fitted(question: Question, model: str, clicks: _Clicks, on_progress: OnProgress) -> System:
+def _fitted(
+    question: Question, model: str, clicks: _Clicks, kept: "Kept | None", on_progress: OnProgress
+) -> tuple[System, float]:
+    """Return a system that has learned, and the seconds that it took."""
     settings, removes_seen = question.settings, question.removes_seen
+    started_s = time.perf_counter()
     if model in {GRU4REC, GRU4REC_NETWORK}:
         recipe = settings.model_copy(update={"companion": model == GRU4REC})
         version, _ = fit(question.protocol.train, recipe, version=model, created_at_ms=0, on_progress=on_progress)
         network, companion = version.network, version.companion
         recommender = Recommender(network, version.vocabulary, model, settings.torch_device(), companion)
-        return GRU4RecSystem(recommender, scorer_of(network, companion, removes_seen=removes_seen))
-    kind, options = SYSTEMS[model]
-    generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
-    baseline = kind.fit(clicks.learned, clicks.items, options, generator, on_progress)
-    return BaselineSystem(baseline, BaselineScorer(baseline, removes_seen=removes_seen))
+        scorer = scorer_of(network, companion, removes_seen=removes_seen)
+        return GRU4RecSystem(recommender, scorer), time.perf_counter() - started_s
+    found = kept.get(model, question) if kept else None
+    if found is None:
+        kind, options = SYSTEMS[model]
+        generator = torch.Generator(settings.torch_device()).manual_seed(settings.seed)
+        baseline = kind.fit(clicks.learned, len(clicks.vocabulary), options, generator, on_progress)
+        found = KeptBaseline(baseline, clicks.vocabulary, time.perf_counter() - started_s)
+        if kept:
+            kept.add(model, question, found)
+    return BaselineSystem(found.baseline, BaselineScorer(found.baseline, removes_seen=removes_seen)), found.train_s
 
 
 def _ms_per_answer(system: System, histories: list[list[int]]) -> float:
@@ -206,3 +218,29 @@ class Finished:
         recipe = question.settings.model_dump(mode="json")
         told = [model, self._clicks, list(question.ks), question.ties, question.removes_seen, recipe]
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+class Kept:
+    """Baselines that were fitted, on a shelf: other cut-offs, ties or rankings do not fit them again.
+
+    Args:
+        shelf: Where they are.
+        clicks: What tells this file of clicks and its split from others.
+    """
+
+    def __init__(self, shelf: Shelf, clicks: Mapping[str, Any]) -> None:
+        self._shelf, self._clicks = shelf, dict(clicks)
+
+    def get(self, model: str, question: Question) -> KeptBaseline | None:
+        """Return a baseline, if it was fitted on the very same clicks with the same options and seed."""
+        name = self._name(model, question)
+        return self._shelf.load(name) if name in self._shelf.names() else None
+
+    def add(self, model: str, question: Question, kept: KeptBaseline) -> None:
+        """Keep a baseline."""
+        self._shelf.write(self._name(model, question), kept)
+
+    def _name(self, model: str, question: Question) -> str:
+        options, settings = settings_to_dict(SYSTEMS[model][1]), question.settings
+        told = [self._clicks, options, settings.seed, settings.idle_ms, settings.torch_device().type]
+        return f"{model}-{sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}"

@@ -22,9 +22,10 @@ from deploy.commands.options import (
 )
 from deploy.commands.protocol_options import cutoffs_option, protocol_of, remove_seen_option, ties_option
 from deploy.plots import plot_comparison
+from model.baselines.shelf import Shelf
 from model.errors import InvalidFileError
 from model.ranking import Ties
-from trainer.compare import BY_DEFAULT, MODELS, Finished, Question, Row, over_seeds
+from trainer.compare import BY_DEFAULT, MODELS, Finished, Kept, Question, Row, over_seeds
 from trainer.compare import compare as compare_models
 
 
@@ -66,6 +67,7 @@ def _seeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> t
 @recipe_options
 @click.option("--seeds", callback=_seeds, help="Train with each of these, with commas; rows are means, with spreads.")
 @click.option("--results", type=click.Path(path_type=Path), help="Keep each row here when found; a later call goes on.")
+@click.option("--keep", help="Keep fitted systems but GRU4Rec under this URL; a later call does not fit them again.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the comparison as this PNG.")
 @json_option
 def compare(
@@ -77,6 +79,7 @@ def compare(
     recipe: dict[str, Any],
     seeds: tuple[int, ...],
     results: Path | None,
+    keep: str | None,
     plot: Path | None,
     *,
     remove_seen: bool,
@@ -94,8 +97,9 @@ def compare(
     ]
     torch.set_num_threads(settings.threads)
     try:
-        finished = _finished(file, split, results)
-        rows = _found(questions, models, finished)
+        clicks = _clicks(file, split) if results or keep else {}
+        finished = Finished(results, clicks) if results else None
+        rows = _found(questions, models, finished, Kept(Shelf(keep), clicks) if keep else None)
     except ValueError as error:
         raise InvalidFileError(f"{file.path}: {error}") from error
     if plot:
@@ -108,14 +112,14 @@ def compare(
         _print_table(rows)
 
 
-def _finished(file: ClickFile, split: str, results: Path | None) -> Finished | None:
-    if results is None:
-        return None
-    clicks = {"sha256": sha256(file.path.read_bytes()).hexdigest(), "columns": dict(file.columns), "split": split}
-    return Finished(results, clicks)
+def _clicks(file: ClickFile, split: str) -> dict[str, Any]:
+    """Return what tells this file and its split from others."""
+    return {"sha256": sha256(file.path.read_bytes()).hexdigest(), "columns": dict(file.columns), "split": split}
 
 
-def _found(questions: list[Question], models: tuple[str, ...], finished: Finished | None) -> list[Row]:
+def _found(
+    questions: list[Question], models: tuple[str, ...], finished: Finished | None, kept: Kept | None
+) -> list[Row]:
     rows: dict[str, list[Row]] = {model: [] for model in models}
     with progress() as bar:
         every = bar.add_task("models", total=len(models) * len(questions))
@@ -125,6 +129,7 @@ def _found(questions: list[Question], models: tuple[str, ...], finished: Finishe
                 question,
                 models,
                 finished=finished,
+                kept=kept,
                 on_progress=lambda done, total: bar.update(one, completed=done, total=total),
             )
             for row in found:

@@ -37,9 +37,9 @@ def test_models_stand_side_by_side_in_a_table_in_json_and_in_a_picture(file: Pat
 
 def test_several_seeds_give_means_and_spreads_and_can_be_resumed(file: Path, tmp_path: Path) -> None:
     arguments = ("compare", file, "--split", "sessions:100", "--models", "gru4rec-network,popularity", "--json")
-    results = tmp_path / "rows"
+    results, shelf = tmp_path / "rows", tmp_path / "shelf"
     alone = last_json(nextclick(*arguments, "--results", results, "--seeds", "1", **SMALL).stdout)
-    both = last_json(nextclick(*arguments, "--results", results, "--seeds", "1,2", **SMALL).stdout)
+    both = last_json(nextclick(*arguments, "--results", results, "--seeds", "1,2", "--keep", shelf, **SMALL).stdout)
     assert (alone["seeds"], both["seeds"]) == ([1], [1, 2])
     assert "spread" not in alone["rows"][0]
     assert len(results.read_text().splitlines()) == 4, "seed 1 was not trained again"
@@ -50,6 +50,7 @@ def test_several_seeds_give_means_and_spreads_and_can_be_resumed(file: Path, tmp
     assert network["mrr@20"] == pytest.approx((low + high) / 2)
     assert network["cases"] == alone["rows"][0]["cases"]
     assert popular["spread"]["recall@20"] == [popular["recall@20"]] * 2
+    assert [folder.name.rsplit("-", 1)[0] for folder in shelf.iterdir()] == ["popularity"], "that of seed 2"
 
 
 def test_leave_one_out_ranks_one_click_a_session(file: Path) -> None:

@@ -7,13 +7,14 @@ import torch
 
 from model.baselines.kinds import BASELINES
 from model.baselines.scorer import BaselineScorer
-from model.clicks import Click, ClickTable
+from model.baselines.shelf import Shelf
+from model.clicks import Click, ClickTable, Sessions
 from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec
 from model.transitions import Transitions
 from model.vocabulary import Vocabulary
 from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
-from trainer.compare import Finished, Question, compare
+from trainer.compare import Finished, Kept, Question, compare
 from trainer.protocols import split_protocol
 from trainer.scorers import NetworkScorer, Scorer, scorer_of
 
@@ -124,6 +125,28 @@ def test_rows_that_were_found_are_not_found_again_unless_the_question_differs(tm
     assert Finished(tmp_path / "rows", {"file": "b"}).get("popularity", question) is None
     other = replace(question, removes_seen=True)
     assert Finished(tmp_path / "rows", {"file": "a"}).get("popularity", other) is None
+
+
+def test_baselines_on_a_shelf_are_not_fitted_again_unless_clicks_or_seed_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, shelf = question_of(CYCLES, "sessions:30"), Shelf(str(tmp_path))
+    (first,) = compare(question, ["vmis-knn"], kept=Kept(shelf, {"file": "a"}))
+    fits: list[Sessions] = []
+
+    def refuse(sessions: Sessions, *_more: object) -> None:
+        fits.append(sessions)
+        raise ValueError("fitted")
+
+    monkeypatch.setattr(BASELINES["vmis-knn"], "fit", refuse)
+    (again,) = compare(replace(question, ks=(3,), removes_seen=True), ["vmis-knn"], kept=Kept(shelf, {"file": "a"}))
+    assert again["train_s"] == first["train_s"]
+    assert "recall@3" in again
+    other = replace(question, settings=SMALL.model_copy(update={"seed": 5}))
+    for asked, clicks in ((question, "b"), (other, "a")):
+        with pytest.raises(ValueError, match="fitted"):
+            next(compare(asked, ["vmis-knn"], kept=Kept(shelf, {"file": clicks})))
+    assert len(fits) == 2
 
 
 def test_a_file_of_rows_that_is_none_is_refused(tmp_path: Path) -> None:
