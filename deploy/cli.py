@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -46,6 +47,7 @@ class NextclickGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        _log_to_standard_error()
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -58,6 +60,15 @@ class NextclickGroup(click.Group):
             raise click.exceptions.Exit(INTERRUPTED) from None
         except Exception as error:
             raise importlib.import_module("deploy.failures").as_exit(error) from error
+
+
+def _log_to_standard_error() -> None:
+    """Keep what the imported modules log out of standard output, which is the result's alone."""
+    structlog: Any = sys.modules.get(
+        "structlog"
+    )  # not imported for the sake of it: that takes longer than some commands
+    if structlog is not None and not structlog.is_configured():
+        structlog.configure(logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr))
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001

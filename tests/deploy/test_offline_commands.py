@@ -1,5 +1,6 @@
 """`nextclick fit` and `evaluate`."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from deploy.click_generator import generate_clicks
 from deploy.shop import Shop, ShopSettings
 from model.clicks import Click, ClickTable
 from model.registry import Registry
-from tests.deploy.command_line import last_json, nextclick, write_csv
+from tests.deploy.command_line import last_json, nextclick, running, write_csv
 
 SMALL = {
     "TRAINER__EMBEDDING_SIZE": "16",
@@ -42,6 +43,16 @@ def test_a_fit_writes_a_version_and_announces_nothing(fitted: tuple[Path, Path, 
     assert loaded.parent is None
     assert loaded.network.settings.embedding_size == 16
     assert 0 < len(loaded.vocabulary) <= 60
+
+
+def test_what_training_logs_is_no_part_of_the_result(tmp_path: Path) -> None:
+    """What the compiled step does not cover is logged, beside the one line of JSON."""
+    file = write_csv(tmp_path / "clicks.csv", list(shop_clicks(1_000).clicks()))
+    plain = {**SMALL, "TRAINER__ACTIVATION": "elu", "REGISTRY": str(tmp_path / "registry")}
+    with running(tmp_path / "fit", "fit", file, "--json", **plain) as process:
+        assert process.end() == 0, process.stderr
+        assert json.loads(process.stdout)["items"] > 0
+        assert "training without compiled kernels" in process.stderr
 
 
 def test_an_evaluation_reads_the_newest_version_back_and_it_beats_popularity(fitted: tuple[Path, Path, str]) -> None:
