@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
-from model.compiling import Floats, compiled, larger
+from model.compiling import ONE, ZERO, Floats, compiled, larger
 
 _FEATURES = binding.get_host_cpu_features()
 _HAS_512_BITS = bool(_FEATURES.get("avx512bw"))
@@ -47,12 +47,14 @@ class Packed:
     Attributes:
         values: [ceil(R / B), ceil(D / W), B, W], B rows side by side; int16, or int8 for queries and uint8 for items.
         units: float32 [R], what 1 of a row's integers is worth.
+        lengths: float32 [R], of the rows.
         errors: float32 [R], the length of what rounding took from each row.
         starts: int32 [R, up to whole B], what a sum begins with, of queries.
     """
 
     values: NDArray[Any]
     units: Floats
+    lengths: Floats
     errors: Floats
     starts: NDArray[np.int32]
 
@@ -72,10 +74,10 @@ def _packed(vectors: Floats, beside: int, kind: type[np.integer[Any]]) -> Packed
     groups, together = -(-count // beside), 4 // np.dtype(kind).itemsize
     zero = _ZERO_ITEM_BYTE if kind is np.uint8 else 0
     values = np.full((groups, -(-length // together), beside, together), zero, dtype=kind)
-    units, errors = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
+    units, lengths, errors = np.empty((3, count), dtype=np.float32)
     starts = np.zeros(groups * beside, dtype=np.int32)
-    _round(vectors, kind is np.int16, zero, values, units, errors, starts)
-    return Packed(values, units, errors, starts)
+    _round(vectors, kind is np.int16, zero, values, units, lengths, errors, starts)
+    return Packed(values, units, lengths, errors, starts)
 
 
 @compiled
@@ -85,6 +87,7 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
     zero: int,
     values: Any,
     units: Any,
+    lengths: Any,
     errors: Any,
     starts: Any,
 ) -> None:
@@ -93,17 +96,15 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
     largest = np.float32(_LONGEST_OF_WORDS if are_words else _LARGEST_BYTE)
     line = np.full(values.shape[1] * together, zero, dtype=np.int32)
     for row in range(len(vectors)):
-        vector, size = vectors[row], np.float32(0)
-        if are_words:
-            for value in vector:
-                size += value * value
-            size = np.sqrt(size)
-        else:
-            for value in vector:
-                size = larger(size, abs(value))
+        vector, most, squares = vectors[row], ZERO, ZERO
+        for value in vector:
+            most = larger(most, abs(value))
+            squares += value * value
+        lengths[row] = np.sqrt(squares)
+        size = lengths[row] if are_words else most
         unit = size / largest
-        scale = np.float32(1) / unit if unit > _SMALLEST_UNIT else np.float32(0)
-        lost, total = np.float32(0), np.int32(0)
+        scale = ONE / unit if unit > _SMALLEST_UNIT else ZERO
+        lost, total = ZERO, np.int32(0)
         for d in range(len(vector)):
             rounded = np.rint(vector[d] * scale)
             left = vector[d] - rounded * unit

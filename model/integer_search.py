@@ -24,6 +24,7 @@ _ROOM = 544  # candidates; a power of two would let those of many queries share 
 _HELD = 64  # beyond k, before the bar is raised
 _SPARE = 4  # the bar may be that of the (k + 4)-th: a sharper one would cost more than the few candidates
 _HALVINGS = 20
+_FLOAT_ROUNDING = 1e-6  # of a score or a length worked out in float32
 _NEVER = np.float32(np.inf)
 
 
@@ -34,17 +35,28 @@ class Items(NamedTuple):
         values: As in `model.dot_products.Packed`.
         units: float32 [N, up to whole tiles], as there.
         bias: float32 [N, up to whole tiles], minus infinity where there is no item.
+        longest: Length of the longest.
+        largest_error: The largest of their errors.
     """
 
     values: NDArray[Any]
     units: Floats
     bias: Floats
+    longest: float
+    largest_error: float
 
     @classmethod
     def of(cls, packed: Packed, bias: Floats) -> "Items":
         """Return the items with their bias, float32 [N], to be searched."""
         rest = (0, -len(bias) % ITEMS_PER_TILE)
-        return cls(packed.values, np.pad(packed.units, rest), np.pad(bias, rest, constant_values=-np.inf))
+        tiled_bias = np.pad(bias, rest, constant_values=-np.inf)
+        longest, largest_error = float(packed.lengths.max()), float(packed.errors.max())
+        return cls(packed.values, np.pad(packed.units, rest), tiled_bias, longest, largest_error)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.values.nbytes + self.units.nbytes + self.bias.nbytes
 
 
 class Candidates(NamedTuple):
@@ -65,17 +77,16 @@ class Candidates(NamedTuple):
     totals: NDArray[np.float64]
 
 
-def search(queries: Packed, errors: Floats, items: Items, k: int, temper: float | None = None) -> Candidates:
+def search(queries: Packed, items: Items, k: int, temper: float | None = None) -> Candidates:
     """Return items among which the k best for each query are.
 
     Args:
         queries: C of them.
-        errors: float32 [C], how far off a score in integers may be.
         items: N of them, at least k.
         k: How many are asked for.
         temper: Of `Candidates.totals`.
     """
-    count, room = len(errors), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
+    count, room = len(queries.units), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
     sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
     found = Candidates(
         rows=np.empty((count, room), dtype=np.int32),
@@ -84,8 +95,22 @@ def search(queries: Packed, errors: Floats, items: Items, k: int, temper: float 
         highest=np.full(count, -np.inf, dtype=np.float32),
         totals=np.zeros(count),
     )
-    _search(queries.values, queries.starts, queries.units, errors, *items, sums, k, temper or 0.0, *found)
+    errors = np.empty(count, dtype=np.float32)
+    _bound(queries.lengths, queries.errors, items.longest, items.largest_error, errors)
+    packed = queries.values, queries.starts, queries.units, errors
+    _search(*packed, items.values, items.units, items.bias, sums, k, temper or 0.0, *found)
     return found
+
+
+@compiled
+def _bound(lengths: Any, rounding: Any, longest: float, largest_error: float, errors: Any) -> None:
+    """Write how far off each query's scores in integers may be.
+
+    With q = q' + e and v = v' + f, where the integers stand for q' and v', q . v - q' . v' = e . v + q' . f.
+    """
+    for c in range(len(errors)):
+        bound = rounding[c] * longest + (lengths[c] + rounding[c]) * largest_error
+        errors[c] = bound + lengths[c] * longest * _FLOAT_ROUNDING
 
 
 @part

@@ -149,10 +149,7 @@ class Recommender:
         """
         waves = plan_waves(last_rows, slots, rows)
         hidden = self._player.play(waves, states, rows)
-        known = waves.last_row >= 0
-        last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
-        after = hidden.index_select(0, self._on_device(waves.after_click))
-        queries = self._network.as_comparing(self._network.query(after, last))
+        queries = self._player.ask(hidden, waves)
         if self.companion is None:
             best = self._catalogue.best(queries, k)
             top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
@@ -164,7 +161,7 @@ class Recommender:
             best = self._catalogue.best(queries, k, companion.mixing.temper)
             asked = queries.cpu().numpy()
             top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
-        return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
+        return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known=waves.last_row >= 0)
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)

@@ -53,13 +53,14 @@ def test_rows_of_the_largest_values_do_not_overflow(length: int, as_bytes: bool)
 
 @pytest.mark.parametrize("as_bytes", WIDTHS)
 @pytest.mark.parametrize("pack", [packed_items, packed_queries])
-def test_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
+def test_lengths_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
     sizes = np.array([1e-3, 1.0, 1e6, 0.0, 1e-42], dtype=np.float32)[:, None]
     rows = np.random.default_rng(0).normal(size=(5, 33)).astype(np.float32) * sizes
     packed = pack(rows, as_bytes=as_bytes)
     rounded = unpacked(packed, 5, 33) * packed.units.astype(np.float64)[:, None]
     np.testing.assert_allclose(packed.errors, np.linalg.norm(rows - rounded, axis=1), rtol=1e-3, atol=1e-30)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    np.testing.assert_allclose(packed.lengths, lengths, rtol=1e-5, atol=1e-30)
     assert (packed.errors[:3] < lengths[:3] * (0.02 if as_bytes else 2e-4)).all()
     assert packed.units[3] == packed.errors[3] == 0
 

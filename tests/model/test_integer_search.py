@@ -13,12 +13,11 @@ from tests.model.test_dot_products import WIDTHS
 def found_by(
     vectors: Floats, bias: Floats, asked: Floats, k: int, *, as_bytes: bool, temper: float | None = None
 ) -> tuple[Candidates, Floats]:
-    """Return the candidates, and the largest error of each query's scores in integers over all items."""
+    """Return the candidates, and how far off each query's scores in integers may be."""
     queries, items = packed_queries(asked, as_bytes=as_bytes), packed_items(vectors, as_bytes=as_bytes)
     lengths = np.linalg.norm(asked, axis=1)
-    errors = queries.errors * np.linalg.norm(vectors, axis=1).max()
-    errors = (errors + (lengths + queries.errors) * items.errors.max()).astype(np.float32)
-    return search(queries, errors, Items.of(items, bias), k, temper), errors
+    errors = queries.errors * np.linalg.norm(vectors, axis=1).max() + (lengths + queries.errors) * items.errors.max()
+    return search(queries, Items.of(items, bias), k, temper), errors + 1e-5 * lengths
 
 
 def drawn(items: int, queries: int, width: int, seed: int) -> tuple[Floats, Floats, Floats]:
