@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
-from model.dot_products import ITEMS, QUERIES, Packed, products
+from model.dot_products import FEW_QUERIES, ITEMS, QUERIES, Packed, products, products_of_few
 from model.sieve import SIFTED, sifted
 
 QUERIES_PER_BLOCK = 20 * QUERIES  # the sums of these and a tile of items stay in the second cache
@@ -171,6 +171,18 @@ def _sort_out(rows: Any, scores: Any, c: int, count: int, k: int) -> Any:
 
 
 @compiled
+def _multiply_tile(queries: Any, starts: Any, items: Any, first: int, sums: Any) -> None:
+    """Write the sums of all queries and the panels of a tile, from panel `first` on."""
+    for panel in range(first, min(first + ITEMS_PER_TILE // ITEMS, len(items))):
+        column = (panel - first) * ITEMS
+        if queries.shape[2] == FEW_QUERIES:
+            products_of_few(queries, starts, 0, items, panel, sums, column)
+        else:
+            for group in range(len(queries)):
+                products(queries, starts, group, items, panel, sums, column)
+
+
+@compiled
 def _search(  # noqa: C901 - compiled as one: each call with arrays would count references
     queries: Any,
     starts: Any,
@@ -194,10 +206,7 @@ def _search(  # noqa: C901 - compiled as one: each call with arrays would count 
     bars, most = np.full(len(units), -_NEVER), np.full(len(units), k + _HELD)
     tile_rows = np.arange(ITEMS_PER_TILE).astype(np.int32)
     for start in range(0, len(bias), ITEMS_PER_TILE):
-        first = start // ITEMS
-        for panel in range(first, min(first + ITEMS_PER_TILE // ITEMS, len(items))):
-            for group in range(len(queries)):
-                products(queries, starts, group, items, panel, sums, (panel - first) * ITEMS)
+        _multiply_tile(queries, starts, items, start // ITEMS, sums)
         # Slices, as loops over them vectorise.
         offsets, worth = bias[start : start + ITEMS_PER_TILE], item_units[start : start + ITEMS_PER_TILE]
         for c in range(len(units)):

@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from model.compiling import compiled
-from model.dot_products import HAS_BYTES, ITEMS, QUERIES, Packed, packed_items, packed_queries, products
+from model.dot_products import (
+    FEW_QUERIES,
+    HAS_BYTES,
+    ITEMS,
+    QUERIES,
+    Packed,
+    packed_items,
+    packed_queries,
+    products,
+    products_of_few,
+)
 
 WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reason="no sums of four bytes here"))]
 
@@ -14,7 +24,10 @@ WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reas
 def all_products(queries: Any, starts: Any, items: Any, sums: Any) -> None:
     for panel in range(len(items)):
         for group in range(len(queries)):
-            products(queries, starts, group, items, panel, sums, panel * ITEMS)
+            if queries.shape[2] == FEW_QUERIES:
+                products_of_few(queries, starts, group, items, panel, sums, panel * ITEMS)
+            else:
+                products(queries, starts, group, items, panel, sums, panel * ITEMS)
 
 
 def sums_of(queries: Packed, items: Packed) -> Any:
@@ -31,7 +44,10 @@ def unpacked(packed: Packed, rows: int, length: int) -> Any:
 
 @pytest.mark.parametrize("as_bytes", WIDTHS)
 @pytest.mark.parametrize("length", [1, 2, 3, 30, 128, 1000])
-@pytest.mark.parametrize(("queries", "items"), [(1, 1), (QUERIES, ITEMS), (QUERIES + 1, 3 * ITEMS - 1)])
+@pytest.mark.parametrize(
+    ("queries", "items"),
+    [(1, 1), (FEW_QUERIES, ITEMS + 1), (FEW_QUERIES + 1, 2), (QUERIES, ITEMS), (QUERIES + 1, 3 * ITEMS - 1)],
+)
 def test_sums_are_those_of_int64(queries: int, items: int, length: int, as_bytes: bool) -> None:
     rng = np.random.default_rng(length)
     asked, rows = (rng.normal(size=(count, length)).astype(np.float32) for count in (queries, items))
