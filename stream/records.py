@@ -1,6 +1,5 @@
 """The wire: what the worker writes to `recommendations` and to `clicks-dead-letters`."""
 
-
 import msgspec
 
 from model.click_wire import Click
