@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
-from model.dot_products import packed_items, packed_queries
 from model.integer_search import QUERIES_PER_BLOCK, Items, search
+from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
+from model.kernels.dot_products import packed_items, packed_queries
 
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
 

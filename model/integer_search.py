@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
-from model.dot_products import FEW_QUERIES, ITEMS, QUERIES, Packed, products, products_of_few
-from model.sieve import SIFTED, sifted
+from model.kernels.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
+from model.kernels.dot_products import FEW_QUERIES, ITEMS, QUERIES, Packed, products, products_of_few
+from model.kernels.sieve import SIFTED, sifted
 
 QUERIES_PER_BLOCK = 20 * QUERIES  # the sums of these and a tile of items stay in the second cache
 ITEMS_PER_TILE = 128
@@ -32,7 +32,7 @@ class Items(NamedTuple):
     """What is searched.
 
     Attributes:
-        values: As in `model.dot_products.Packed`.
+        values: As in `model.kernels.dot_products.Packed`.
         units: float32 [N, up to whole tiles], as there.
         bias: float32 [N, up to whole tiles], minus infinity where there is no item.
         longest: Length of the longest.

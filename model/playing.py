@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import ZERO, Floats, compiled, sigmoid, tanh
 from model.gru4rec import GRU4Rec
-from model.products import multiply_packed, packed, whole
-from model.tiles import COLUMNS, ROWS
+from model.kernels.compiling import ZERO, Floats, compiled, sigmoid, tanh
+from model.kernels.products import multiply_packed, packed, whole
+from model.kernels.tiles import COLUMNS, ROWS
 from model.waves import Waves
 
 _SHORTEST = np.float32(1e-12)  # of what is divided by, as the tensor library has it

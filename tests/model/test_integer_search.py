@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.compiling import Floats
-from model.dot_products import QUERIES, packed_items, packed_queries
 from model.integer_search import ITEMS_PER_TILE, Candidates, Items, search
-from tests.model.test_dot_products import WIDTHS
+from model.kernels.compiling import Floats
+from model.kernels.dot_products import QUERIES, packed_items, packed_queries
+from tests.model.kernels.test_dot_products import WIDTHS
 
 
 def found_by(

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
-from model.compiling import ONE, ZERO, Floats, compiled, larger
+from model.kernels.compiling import ONE, ZERO, Floats, compiled, larger
 
 _FEATURES = binding.get_host_cpu_features()
 _HAS_512_BITS = bool(_FEATURES.get("avx512bw"))

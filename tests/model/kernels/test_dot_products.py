@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.compiling import compiled
-from model.dot_products import (
+from model.kernels.compiling import compiled
+from model.kernels.dot_products import (
     FEW_QUERIES,
     HAS_BYTES,
     ITEMS,
