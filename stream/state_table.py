@@ -61,16 +61,16 @@ class StateTable:
             faust_seams.partition_db(self._table, partition).write(batch)
         return encoded
 
-    def restore(self, partition: int, records: Sequence[tuple[bytes, bytes | None]], offset: int) -> None:
-        """Apply changelog records in their order, and note the offset of the last, in one atomic write.
+    def restore(self, partition: int, newest: Mapping[bytes, bytes | None], offset: int) -> None:
+        """Apply a stretch of the changelog, and note its last offset, in one atomic write.
 
         Args:
             partition: Theirs.
-            records: Keys and values; None deletes.
-            offset: Of the last record.
+            newest: The last value of each key in it; None deletes.
+            offset: Its last.
         """
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, record in records:
+        for key, record in newest.items():
             if record is None:
                 batch.delete(key)
             else:

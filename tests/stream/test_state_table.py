@@ -109,11 +109,12 @@ def test_sessions_survive_closing_the_database(table: StateTable, faust_table: f
     assert found.offset == 7
 
 
-def test_restored_records_are_applied_in_order_and_recovery_goes_on_behind_them(
+def test_restored_records_replace_and_delete_older_ones_and_recovery_goes_on_behind_them(
     table: StateTable, faust_table: faust.Table
 ) -> None:
     old, new = encode_session(session(1)), encode_session(session(2))
-    table.restore(1, [(b"s", old), (b"gone", old), (b"s", new), (b"gone", None)], 7)
+    table.restore(1, {b"s": old, b"gone": old}, 3)
+    table.restore(1, {b"s": new, b"gone": None}, 7)
     assert list(table.scan(1, b"", 10)) == [(b"s", new)]
     changelog = faust_table.changelog_topic.get_topic_name()
     assert faust_table.data.persisted_offset(TP(changelog, 1)) == 7
