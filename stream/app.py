@@ -81,7 +81,8 @@ def build_worker(
             key_type=bytes,
             value_type=bytes,
             options=dict(ROCKSDB_OPTIONS),
-        )
+        ),
+        settings.state_dtype,
     )
     app.transport = faust_seams.ClickTransport(
         app,

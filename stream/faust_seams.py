@@ -76,6 +76,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await super().on_start()
         self._consumer._fetcher.__class__ = _Fetcher  # noqa: SLF001
 
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
+        """Fetch on the consumer's thread, without the queue of calls there, which makes five tasks for each of them."""
+        fetched = self._fetch_records(self._ensure_consumer(), active_partitions or set(), timeout)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetched, self.thread_loop))
+
     async def _fetch_records(
         self,
         consumer: aiokafka.AIOKafkaConsumer,
@@ -134,6 +139,10 @@ class ClickConsumer(driver.Consumer):  # type: ignore[misc]
     @property
     def _intake(self) -> Intake:
         return self.transport.intake
+
+    async def sleep(self, n: float) -> None:
+        """Sleep until the service stops, `n` seconds at most; for the 0 before each fetch mode would make a task."""
+        await (super().sleep(n) if n else asyncio.sleep(0))
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109
         """Fetch what has arrived: clicks to the intake, changelog records to the store, their progress to Faust."""
