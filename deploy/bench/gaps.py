@@ -1,8 +1,9 @@
 """For how long answers stand still when something else happens in the worker: the longest gap, cause by cause.
 
-Clicks come at a fixed rate all the while. The causes are brought about one at a time, each in a stretch of its own:
-nothing (but the commits of offsets, twice a second, and collections of garbage, which are in every stretch), the sweep
-of ended sessions, a swap, and a rebalance of another group on the same broker.
+Clicks come at a fixed rate all the while. After a stretch that only warms everything up, the causes are brought about
+one at a time, each in a stretch of its own: nothing (but the commits of offsets, twice a second, and collections of
+garbage, which are in every stretch), the sweep of ended sessions, a swap, and a rebalance of another group on the same
+broker.
 """
 
 import tempfile
@@ -31,14 +32,15 @@ from deploy.shop import Shop, ShopSettings
 from model.registry import Registry
 
 NEXT_VERSION = "bench-next"
+WARM_UP = "warm-up"
+STRETCHES, SWEEP_AT = 5, 2
 READY_DEADLINE_S = 120.0
 # From the start of a stretch, when everything runs evenly.
 CAUSE_AT_S = open_loop.LEAD_S + 2 * open_loop.WARM_UP_S
 MEMBERS = 2
 _MEMBERS_STAY_S = 2.0
 _POLL_S = 0.05
-# Sweeps begin by the worker's own clock, but at least one in each stretch; those before and after the second's find
-# nothing to delete.
+# Sweeps begin by the worker's own clock, but at least one in each stretch; only those in its own find what to delete.
 _SWEEPS = 2
 # Event time from click to click between stretches: sessions that click do not end meanwhile.
 _CLICK_MS = 20
@@ -83,7 +85,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
     generator = np.random.default_rng(bench.seed)
     shop = Shop(ShopSettings(items=bench.items, categories=max(bench.items // 100, 1)), generator)
     stretch = int(bench.rate * bench.seconds)
-    table = generate_clicks(shop, 4 * stretch, generator)
+    table = generate_clicks(shop, STRETCHES * stretch, generator)
     event_ms = int(table.timestamp_ms[0]) + _CLICK_MS * np.arange(len(table))
     table = replace(table, timestamp_ms=event_ms)
     ids = spread_ids(len(table.session_ids), len(table.session_ids) + bench.ended, generator)
@@ -104,14 +106,15 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             version=VERSION,
             hidden=bench.hidden,
             k=settings.worker.top_k,
-            # Over when the clicks of the second stretch come.
-            event_ms=int(table.timestamp_ms[stretch]) - settings.worker.idle_ms - 1,
+            # Over when the clicks of the sweep's stretch come.
+            event_ms=int(table.timestamp_ms[SWEEP_AT * stretch]) - settings.worker.idle_ms - 1,
             generator=generator,
         )
         fill_changelog(settings.topic_plan().sessions_changelog, ids[len(table.session_ids) :], records, connection)
         worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
         worker.wait_until_ready(f"127.0.0.1:{http.worker_port}", READY_DEADLINE_S)
         causes: dict[str, Callable[[], None]] = {
+            WARM_UP: lambda: None,
             "commits": lambda: None,
             "sweep": lambda: None,
             "swap": lambda: announce(NEXT_VERSION, registry, settings, connection),
@@ -128,7 +131,8 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             )
             bringing.join()
             worker.check()
-            found[cause] = {"longest_gap_ms": measured.longest_gap_ms()} | measured.to_dict()
+            if cause != WARM_UP:
+                found[cause] = {"longest_gap_ms": measured.longest_gap_ms()} | measured.to_dict()
         _check_swap(folder / "worker.log")
     return {"causes": found, "settings": vars(bench), "environment": environment()}
 
