@@ -58,7 +58,6 @@ class GapsBench:
         ended: Sessions that have ended and are swept.
         partitions: Of the clicks topic.
         companion: Whether the versions have one.
-        broker: `kafka` or `embedded`.
         seed: Of weights and clicks.
     """
 
@@ -69,7 +68,6 @@ class GapsBench:
     ended: int = 50_000
     partitions: int = 4
     companion: bool = True
-    broker: str = "kafka"
     seed: int = 0
 
 
@@ -92,8 +90,8 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
     table = replace(table, session_ids=ids[: len(table.session_ids)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-bench-")))
-        note(f"broker ({bench.broker}) and two versions of {bench.items:,} items")
-        broker = stack.enter_context(start_broker(bench.broker, settings.topic_plan(), folder / "kafka"))
+        note(f"broker and two versions of {bench.items:,} items")
+        broker = stack.enter_context(start_broker("kafka", settings.topic_plan(), folder / "kafka"))
         connection = {"bootstrap.servers": broker.bootstrap}
         registry = Registry(str(folder / "registry"))
         version = untrained_version(

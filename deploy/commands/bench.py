@@ -123,7 +123,6 @@ def stream(*, repeats: int, against: bool, plot: Path | None, as_json: bool, **m
 @click.option("--seconds", type=click.FloatRange(5), default=GAPS.seconds, show_default=True, help="Of each cause.")
 @click.option("--ended", type=click.IntRange(min=0), default=GAPS.ended, show_default=True, help="Sessions to sweep.")
 @click.option("--partitions", type=click.IntRange(min=1), default=GAPS.partitions, show_default=True)
-@click.option("--broker", type=click.Choice(BROKER_KINDS), default=GAPS.broker, show_default=True)
 @click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
 @json_option
 def gaps(*, as_json: bool, **asked: Any) -> None:
