@@ -2,6 +2,7 @@
 
 import json
 import logging
+import selectors
 import socket
 import socketserver
 import threading
@@ -20,7 +21,6 @@ Probe = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Says whether all is well, with details that JSON can hold; called in the server's threads, once a request."""
 
 _SLOWEST_CLIENT_S: Final = 10.0
-_STOP_POLL_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -78,16 +78,14 @@ class HttpServer:
             raise ServerError(
                 f"cannot listen on {self._host}:{self._port} ({error}): choose another host or port"
             ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_STOP_POLL_S,), name="http-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve, name="http-server", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop listening and return once the port is free; not running is fine."""
         if self._server is None or self._thread is None:
             return
-        self._server.shutdown()
+        self._server.end()
         self._thread.join()
         self._server.server_close()
         self._server = self._thread = None
@@ -121,11 +119,33 @@ def _ask(probe: Probe) -> _Answer:
 class _Server(ThreadingHTTPServer):
     """The listening socket and the pages."""
 
+    # `handle_request` is called where there is one, and must not wait for another.
+    timeout = 0
+
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], _Answer]]) -> None:
         if ":" in host:
             self.address_family = socket.AF_INET6
         self.pages = pages
+        self._end, self._ended = socket.socketpair()
         super().__init__((host, port), _Handler)
+
+    def serve(self) -> None:
+        """Answer requests until `end`; `serve_forever` would look several times a second whether it is over."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self, selectors.EVENT_READ)
+            waiting.register(self._ended, selectors.EVENT_READ)
+            while all(key.fileobj is self for key, _ in waiting.select()):
+                self.handle_request()
+
+    def end(self) -> None:
+        """Let `serve` return, from any thread."""
+        self._end.send(b".")
+
+    def server_close(self) -> None:
+        """Free the port."""
+        super().server_close()
+        self._end.close()
+        self._ended.close()
 
     def server_bind(self) -> None:
         """Bind without looking up our own name, which may wait for a name server for seconds."""

@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
-from model.dot_products import packed_items, packed_queries
 from model.integer_search import QUERIES_PER_BLOCK, Items, search
+from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
+from model.kernels.dot_products import packed_items, packed_queries
 
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
-_LENGTH_ROUNDING = 1e-6  # of a length summed in float32
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,7 @@ class PackedCatalogue:
 
     def __init__(self, vectors: Tensor, bias: Tensor) -> None:
         self.vectors, self.bias = vectors.numpy(), bias.numpy()
-        packed = packed_items(self.vectors)
-        self._items = Items.of(packed, self.bias)
-        self._longest = float(torch.linalg.vector_norm(vectors, dim=1).max())
-        self._largest_error = float(packed.errors.max())
+        self._items = Items.of(packed_items(self.vectors), self.bias)
 
     def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
         """See `Catalogue`."""
@@ -113,12 +109,9 @@ class PackedCatalogue:
         rows = np.zeros((len(asked), count), dtype=np.int32)
         scores = np.full((len(asked), count), -np.inf, dtype=np.float32)
         log_sums = np.zeros(len(asked))
-        lengths = torch.linalg.vector_norm(queries, dim=1).numpy()
         for start in range(0, len(asked), QUERIES_PER_BLOCK):
             block = slice(start, start + QUERIES_PER_BLOCK)
-            packed = packed_queries(asked[block])
-            errors = self._errors(lengths[block], packed.errors)
-            candidates = search(packed, errors, self._items, count, temper)
+            candidates = search(packed_queries(asked[block]), self._items, count, temper)
             found = rows[block], scores[block], log_sums[block]
             _rescore(asked[block], self.vectors, self.bias, temper or 0.0, *candidates, *found)
         return Best(rows, scores, log_sums)
@@ -126,20 +119,7 @@ class PackedCatalogue:
     @property
     def packed_bytes(self) -> int:
         """What it takes in memory beside the vectors themselves."""
-        return sum(array.nbytes for array in self._items)
-
-    def _errors(self, lengths: Floats, rounding: Floats) -> Floats:
-        """Return how far off the scores in integers may be, float32 [C].
-
-        With q = q' + e and v = v' + f, where the integers stand for q' and v', q . v - q' . v' = e . v + q' . f.
-
-        Args:
-            lengths: float32 [C], of the queries.
-            rounding: float32 [C], of e.
-        """
-        bound = rounding * self._longest + (lengths + rounding) * self._largest_error
-        bound += lengths * self._longest * _LENGTH_ROUNDING
-        return bound.astype(np.float32, copy=False)
+        return self._items.nbytes
 
 
 @part

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
-from model.dot_products import ITEMS, QUERIES, Packed, products
-from model.sieve import SIFTED, sifted
+from model.kernels.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
+from model.kernels.dot_products import FEW_QUERIES, ITEMS, QUERIES, Packed, products, products_of_few
+from model.kernels.sieve import SIFTED, sifted
 
 QUERIES_PER_BLOCK = 20 * QUERIES  # the sums of these and a tile of items stay in the second cache
 ITEMS_PER_TILE = 128
@@ -24,6 +24,7 @@ _ROOM = 544  # candidates; a power of two would let those of many queries share 
 _HELD = 64  # beyond k, before the bar is raised
 _SPARE = 4  # the bar may be that of the (k + 4)-th: a sharper one would cost more than the few candidates
 _HALVINGS = 20
+_FLOAT_ROUNDING = 1e-6  # of a score or a length worked out in float32
 _NEVER = np.float32(np.inf)
 
 
@@ -31,20 +32,31 @@ class Items(NamedTuple):
     """What is searched.
 
     Attributes:
-        values: As in `model.dot_products.Packed`.
+        values: As in `model.kernels.dot_products.Packed`.
         units: float32 [N, up to whole tiles], as there.
         bias: float32 [N, up to whole tiles], minus infinity where there is no item.
+        longest: Length of the longest.
+        largest_error: The largest of their errors.
     """
 
     values: NDArray[Any]
     units: Floats
     bias: Floats
+    longest: float
+    largest_error: float
 
     @classmethod
     def of(cls, packed: Packed, bias: Floats) -> "Items":
         """Return the items with their bias, float32 [N], to be searched."""
         rest = (0, -len(bias) % ITEMS_PER_TILE)
-        return cls(packed.values, np.pad(packed.units, rest), np.pad(bias, rest, constant_values=-np.inf))
+        tiled_bias = np.pad(bias, rest, constant_values=-np.inf)
+        longest, largest_error = float(packed.lengths.max()), float(packed.errors.max())
+        return cls(packed.values, np.pad(packed.units, rest), tiled_bias, longest, largest_error)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.values.nbytes + self.units.nbytes + self.bias.nbytes
 
 
 class Candidates(NamedTuple):
@@ -65,17 +77,16 @@ class Candidates(NamedTuple):
     totals: NDArray[np.float64]
 
 
-def search(queries: Packed, errors: Floats, items: Items, k: int, temper: float | None = None) -> Candidates:
+def search(queries: Packed, items: Items, k: int, temper: float | None = None) -> Candidates:
     """Return items among which the k best for each query are.
 
     Args:
         queries: C of them.
-        errors: float32 [C], how far off a score in integers may be.
         items: N of them, at least k.
         k: How many are asked for.
         temper: Of `Candidates.totals`.
     """
-    count, room = len(errors), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
+    count, room = len(queries.units), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
     sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
     found = Candidates(
         rows=np.empty((count, room), dtype=np.int32),
@@ -84,8 +95,22 @@ def search(queries: Packed, errors: Floats, items: Items, k: int, temper: float 
         highest=np.full(count, -np.inf, dtype=np.float32),
         totals=np.zeros(count),
     )
-    _search(queries.values, queries.starts, queries.units, errors, *items, sums, k, temper or 0.0, *found)
+    errors = np.empty(count, dtype=np.float32)
+    _bound(queries.lengths, queries.errors, items.longest, items.largest_error, errors)
+    packed = queries.values, queries.starts, queries.units, errors
+    _search(*packed, items.values, items.units, items.bias, sums, k, temper or 0.0, *found)
     return found
+
+
+@compiled
+def _bound(lengths: Any, rounding: Any, longest: float, largest_error: float, errors: Any) -> None:
+    """Write how far off each query's scores in integers may be.
+
+    With q = q' + e and v = v' + f, where the integers stand for q' and v', q . v - q' . v' = e . v + q' . f.
+    """
+    for c in range(len(errors)):
+        bound = rounding[c] * longest + (lengths[c] + rounding[c]) * largest_error
+        errors[c] = bound + lengths[c] * longest * _FLOAT_ROUNDING
 
 
 @part
@@ -146,6 +171,18 @@ def _sort_out(rows: Any, scores: Any, c: int, count: int, k: int) -> Any:
 
 
 @compiled
+def _multiply_tile(queries: Any, starts: Any, items: Any, first: int, sums: Any) -> None:
+    """Write the sums of all queries and the panels of a tile, from panel `first` on."""
+    for panel in range(first, min(first + ITEMS_PER_TILE // ITEMS, len(items))):
+        column = (panel - first) * ITEMS
+        if queries.shape[2] == FEW_QUERIES:
+            products_of_few(queries, starts, 0, items, panel, sums, column)
+        else:
+            for group in range(len(queries)):
+                products(queries, starts, group, items, panel, sums, column)
+
+
+@compiled
 def _search(  # noqa: C901 - compiled as one: each call with arrays would count references
     queries: Any,
     starts: Any,
@@ -169,10 +206,7 @@ def _search(  # noqa: C901 - compiled as one: each call with arrays would count 
     bars, most = np.full(len(units), -_NEVER), np.full(len(units), k + _HELD)
     tile_rows = np.arange(ITEMS_PER_TILE).astype(np.int32)
     for start in range(0, len(bias), ITEMS_PER_TILE):
-        first = start // ITEMS
-        for panel in range(first, min(first + ITEMS_PER_TILE // ITEMS, len(items))):
-            for group in range(len(queries)):
-                products(queries, starts, group, items, panel, sums, (panel - first) * ITEMS)
+        _multiply_tile(queries, starts, items, start // ITEMS, sums)
         # Slices, as loops over them vectorise.
         offsets, worth = bias[start : start + ITEMS_PER_TILE], item_units[start : start + ITEMS_PER_TILE]
         for c in range(len(units)):

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from model.companion import Companion, Mixing
 from model.errors import DamagedVersionError, UnknownVersionError
 from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.tensor_files import read_safetensors
 from model.transitions import Neighbours, Transitions
 from model.version_folders import VersionFolders
 from model.vocabulary import Vocabulary
@@ -281,8 +280,8 @@ def read_tensors(manifest: Described, name: str, data: bytes) -> dict[str, Tenso
         DamagedVersionError: "shape" where it is not one, "non-finite" for values that are not finite.
     """
     try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+        tensors = read_safetensors(data)
+    except ValueError as error:
         raise DamagedVersionError(manifest.version, "shape", f"{name} is not a safetensors file: {error}") from error
     require_finite(manifest.version, name, tensors)
     return tensors

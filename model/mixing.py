@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.catalogue import Best, Catalogue, insert, score_of
 from model.companion import Mixing
-from model.compiling import ZERO, Floats, compiled, exp, part
+from model.kernels.compiling import ZERO, Floats, compiled, exp, part
 from model.ranking import Ties
 from model.transitions import Neighbours
 

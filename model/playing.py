@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.compiling import Floats, compiled, sigmoid, tanh
 from model.gru4rec import GRU4Rec
-from model.products import multiply_packed, packed, whole
-from model.tiles import COLUMNS, ROWS
+from model.kernels.compiling import ZERO, Floats, compiled, sigmoid, tanh
+from model.kernels.products import multiply_packed, packed, whole
+from model.kernels.tiles import COLUMNS, ROWS
 from model.waves import Waves
+
+_SHORTEST = np.float32(1e-12)  # of what is divided by, as the tensor library has it
 
 
 class Player(Protocol):
@@ -30,6 +32,14 @@ class Player(Protocol):
             waves: What is computed when.
             states: float32 [S, W], before the batch.
             rows: int64 [C], each click's item.
+        """
+
+    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
+        """Return what is compared with the items after each click of the batch, float32 [C, D].
+
+        Args:
+            hidden: What `play` returned.
+            waves: As there.
         """
 
 
@@ -59,6 +69,14 @@ class PlainPlayer:
             hidden[len(states) + start : len(states) + stop] = stepped
         return hidden
 
+    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
+        """See `Player`."""
+        last_row, after_click = (
+            torch.from_numpy(array).to(self._device) for array in (waves.last_row, waves.after_click)
+        )
+        last = self._network.inputs(last_row.clamp(min=0)) * (last_row >= 0)[:, None]
+        return self._network.as_comparing(self._network.query(hidden.index_select(0, after_click), last))
+
 
 class CompiledPlayer:
     """Plays on the CPU in one compiled pass a layer, for reset gates that act before the product.
@@ -68,21 +86,35 @@ class CompiledPlayer:
 
     def __init__(self, network: GRU4Rec) -> None:
         self._network = network
+        self._input_table = network.input_table.numpy()
         self._layers = [_Layer(network, layer) for layer in range(len(network.settings.hidden_sizes))]
 
     def play(self, waves: Waves, states: Floats, rows: NDArray[np.int64]) -> Tensor:
         """See `Player`."""
-        sessions = len(states)
+        sessions, settings = len(states), self._network.settings
         hidden = np.empty((sessions + len(waves.clicks), states.shape[1]), dtype=np.float32)
         hidden[:sessions] = states
-        x = self._network.inputs(torch.from_numpy(rows[waves.clicks])).numpy()
+        x = _inputs(self._input_table, rows[waves.clicks], settings.input_length)
         below, first = x, 0
         for layer in self._layers:
             layer.advance(below, waves, hidden, first)
             below, first = hidden[sessions:, first : first + layer.width], first + layer.width
-        if self._network.settings.trace_width:
-            _carry_trace(waves.before, self._network.settings.trace_decay, x, hidden, first)
+        if settings.trace_width:
+            _carry_trace(waves.before, settings.trace_decay, x, hidden, first)
         return torch.from_numpy(hidden)
+
+    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
+        """See `Player`."""
+        settings = self._network.settings
+        if settings.feedforward_sizes:
+            return PlainPlayer(self._network, hidden.device).ask(hidden, waves)
+        width, end = settings.hidden_sizes[-1], sum(settings.hidden_sizes)
+        added = np.empty((0, width), dtype=np.float32)
+        if settings.skip and not settings.trace_width:
+            added = _inputs(self._input_table, waves.last_row, settings.input_length)
+        weight = settings.skip_weight if settings.skip else 0.0
+        state = hidden.numpy()
+        return torch.from_numpy(_ask(state, waves.after_click, end - width, end, added, weight, settings.cosine_scale))
 
 
 class _Layer:
@@ -108,6 +140,48 @@ class _Layer:
         projected = below if self._input_weight is None else _projected(below, self._input_weight)
         weights = self._recurrent_weight, self._candidate_weight, self._bias
         _advance(projected, np.array(waves.bounds), waves.before, *weights, hidden, first, self.width)
+
+
+@compiled
+def _inputs(table: Floats, rows: NDArray[np.int64], length: float) -> Floats:
+    """Return `GRU4Rec.inputs` of rows, float32 [n, E]; zeros for -1."""
+    x = np.zeros((len(rows), table.shape[1]), dtype=np.float32)
+    for i in range(len(rows)):
+        if rows[i] >= 0:
+            x[i] = table[rows[i]]
+            if length > 0:
+                _stretch(x[i], length)
+    return x
+
+
+@compiled
+def _ask(
+    state: Floats, places: NDArray[np.int64], first: int, end: int, added: Floats, weight: float, scale: float
+) -> Floats:
+    """Return queries: columns `first` to `end`, plus `weight` times `added`, or times the trace where that is empty."""
+    queries = np.empty((len(places), end - first), dtype=np.float32)
+    share = np.float32(weight)
+    for c in range(len(places)):
+        query, line = queries[c], state[places[c]]
+        query[:] = line[first:end]
+        if weight > 0:
+            more = added[c] if len(added) else line[end:]
+            for j in range(len(query)):
+                query[j] += share * more[j]
+        if scale > 0:
+            _stretch(query, scale)
+    return queries
+
+
+@compiled
+def _stretch(vector: Floats, length: float) -> None:
+    """Bring a vector to a length; one of nothing stays that."""
+    total = ZERO
+    for value in vector:
+        total += value * value
+    factor = np.float32(length) / max(np.sqrt(total), _SHORTEST)
+    for j in range(len(vector)):
+        vector[j] *= factor
 
 
 @compiled

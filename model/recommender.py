@@ -6,12 +6,11 @@ L clicks of a history, k items asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.catalogue import catalogue_of
 from model.companion import Companion, histories_of
@@ -110,15 +109,11 @@ class Recommender:
             histories: Known rows of each session, oldest first; an empty one gives zeros.
         """
         lengths = np.fromiter(map(len, histories), np.int64, len(histories))
-        states = torch.zeros(len(histories), self.state_width, device=self._device)
-        by_length = np.argsort(-lengths, kind="stable")
-        for step in range(int(lengths.max(initial=0))):
-            reached = by_length[: np.count_nonzero(lengths > step)]
-            rows = np.fromiter((histories[place][step] for place in reached), np.int64, len(reached))
-            states[: len(reached)] = self._network.advance(self._inputs(rows), states[: len(reached)])
-        encoded = np.empty((len(histories), self.state_width), dtype=np.float32)
-        encoded[by_length] = states.cpu().numpy()
-        return encoded
+        slots = np.repeat(np.arange(len(histories)), lengths)
+        rows = np.fromiter(chain.from_iterable(histories), np.int64, len(slots))
+        waves = plan_waves(np.full(len(histories), -1), slots, rows)
+        nothing = np.zeros((len(histories), self.state_width), dtype=np.float32)
+        return self._player.play(waves, nothing, rows).cpu().numpy()[waves.after_all]
 
     @torch.inference_mode()
     def forward(
@@ -149,10 +144,7 @@ class Recommender:
         """
         waves = plan_waves(last_rows, slots, rows)
         hidden = self._player.play(waves, states, rows)
-        known = waves.last_row >= 0
-        last = self._inputs(np.maximum(waves.last_row, 0)) * self._on_device(known[:, None])
-        after = hidden.index_select(0, self._on_device(waves.after_click))
-        queries = self._network.as_comparing(self._network.query(after, last))
+        queries = self._player.ask(hidden, waves)
         if self.companion is None:
             best = self._catalogue.best(queries, k)
             top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
@@ -164,11 +156,4 @@ class Recommender:
             best = self._catalogue.best(queries, k, companion.mixing.temper)
             asked = queries.cpu().numpy()
             top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
-        return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known)
-
-    def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
-
-    def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return what the network takes in of each row, float32 [n, E]."""
-        return self._network.inputs(self._on_device(rows))
+        return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known=waves.last_row >= 0)

@@ -46,8 +46,10 @@ class JsonIds:
     @classmethod
     def of(cls, item_ids: Sequence[str]) -> Self:
         """Return these ids as JSON."""
-        encoded = list(map(msgspec.json.encode, item_ids))
-        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        # A loop of Python's own, which lets other threads in on the way: the worker answers while it loads a version.
+        encoded = [msgspec.json.encode(item_id) for item_id in item_ids]
+        ends = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
 
     def extended(self, item_ids: Sequence[str]) -> Self:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import compiled
+from model.kernels.compiling import compiled
 
 
 @dataclass(frozen=True)

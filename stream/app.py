@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from model.baselines.popularity import Popularity
 from model.errors import RecommenderError
 from model.registry import Registry
 from stream import faust_seams
+from stream.credentials import credentials
 from stream.deliveries import BATCH_BYTES, REQUEST_BYTES
 from stream.hot_swap import HotSwap
 from stream.intake import Intake
@@ -79,7 +81,8 @@ def build_worker(
             key_type=bytes,
             value_type=bytes,
             options=dict(ROCKSDB_OPTIONS),
-        )
+        ),
+        settings.state_dtype,
     )
     app.transport = faust_seams.ClickTransport(
         app,
@@ -136,7 +139,7 @@ def _build_app(settings: WorkerSettings, kafka_options: Mapping[str, Any]) -> fa
     return faust.App(
         settings.app_id,
         broker=[f"kafka://{server}" for server in kafka_options["bootstrap_servers"].split(",")],
-        broker_credentials=faust_seams.credentials(kafka_options),
+        broker_credentials=credentials(kafka_options),
         broker_commit_interval=settings.commit_interval_s,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,
@@ -187,6 +190,8 @@ def run_worker(app: faust.App, settings: WorkerSettings, *, stop_margin_s: float
         DataDirInUseError: Another process uses the data directory.
     """
     torch.set_num_threads(settings.threads)
+    # Recovery makes millions of objects, and each collection would walk all that was imported.
+    gc.freeze()
     with _lock(settings.data_dir):
         process = _Process(app, stop_margin_s, settings.delivery_timeout_s)
         try:

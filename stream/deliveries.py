@@ -1,7 +1,6 @@
 """Records out: whole batches per partition, sent at once and awaited together."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -15,6 +14,8 @@ BATCH_BYTES = 1 << 20
 REQUEST_BYTES = 4 << 20
 
 TopicPartition = tuple[str, int]
+
+_NO_HEADERS: list[tuple[str, bytes]] = []  # aiokafka's batches take nothing but lists
 
 
 class DeliveryError(RecommenderError):
@@ -40,19 +41,17 @@ class Deliveries:
         key: bytes | None,
         value: bytes | None,
         timestamp_ms: int,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: list[tuple[str, bytes]] = _NO_HEADERS,
     ) -> None:
         """Append one record for (topic, partition); nothing is sent yet."""
-        batches = self._open.setdefault(destination, [])
-        if batches and self._append(batches[-1], key, value, timestamp_ms, headers):
+        batches = self._open.get(destination)
+        # Keywords are what aiokafka's batches take, and one call is all that most records cost.
+        if batches and batches[-1].append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is not None:
             return
-        batches.append(self._producer.create_batch())
-        if not self._append(batches[-1], key, value, timestamp_ms, headers):
+        batch = self._producer.create_batch()
+        self._open.setdefault(destination, []).append(batch)
+        if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
             raise DeliveryError(f"a record of {len(value or b'')} bytes does not fit a batch for {destination[0]}")
-
-    def _append(self, batch: Any, *record: Any) -> bool:
-        key, value, timestamp_ms, headers = record
-        return batch.append(key=key, value=value, timestamp=timestamp_ms, headers=list(headers)) is not None
 
     async def send(self) -> dict[TopicPartition, int]:
         """Send everything added, in the order in which destinations were first added, and await the broker.

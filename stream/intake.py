@@ -89,7 +89,8 @@ class Intake:
         """
         if not self._queue:
             try:
-                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
             except TimeoutError:
                 return []
         taken: list[SourceRecord] = []

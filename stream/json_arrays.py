@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import Floats, compiled
+from model.kernels.compiling import Floats, compiled
 from model.vocabulary import JsonIds
 
 DECIMALS = 5

@@ -1,7 +1,5 @@
 """The wire: what the worker writes to `recommendations` and to `clicks-dead-letters`."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from model.click_wire import Click
@@ -69,7 +67,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         """Return the dead letter for `record`, refused with `error`."""
         return cls(record=record, reason=error.reason, message=str(error))
 
-    def headers(self, topic: str) -> Sequence[tuple[str, bytes]]:
+    def headers(self, topic: str) -> list[tuple[str, bytes]]:
         """Return the headers `nextclick.error.{reason,message,topic,partition,offset}`.
 
         Args:

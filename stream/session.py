@@ -2,11 +2,13 @@
 
 Layout, little endian: header, version, history, answer, hidden vector. The header has a fixed size, so the sweep can
 read a record's event time without decoding the rest. The history stays packed: a click appends to it and drops
-its oldest item without decoding the others.
+its oldest item without decoding the others. Codec 1 has the hidden vector in float32, codec 2 in float16; both are
+always read.
 """
 
 import struct
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,11 @@ from numpy.typing import NDArray
 from model.companion import HISTORY
 from model.errors import RecommenderError
 
-CODEC = 1
 HISTORY_ITEMS = HISTORY
+
+StateDtype = Literal["float32", "float16"]
+_CODECS: dict[StateDtype, int] = {"float32": 1, "float16": 2}
+_DTYPES = {codec: np.dtype(name) for name, codec in _CODECS.items()}
 
 # codec, partition, offset, event time, clicks, last row, and the lengths of what follows: version bytes, history
 # items, history bytes, answer items, hidden width.
@@ -82,11 +87,12 @@ class Session:
         return items
 
 
-def encode_session(session: Session) -> bytes:
-    """Return the record that the table stores for `session`."""
+def encode_session(session: Session, dtype: StateDtype = "float32") -> bytes:
+    """Return the record that the table stores for `session`, its hidden vector rounded to `dtype`."""
     version = session.version.encode()
+    codec = _CODECS[dtype]
     header = _HEADER.pack(
-        CODEC,
+        codec,
         session.partition,
         session.offset,
         session.event_ms,
@@ -98,27 +104,30 @@ def encode_session(session: Session) -> bytes:
         len(session.answer),
         len(session.hidden),
     )
-    return b"".join((header, version, session.history, session.answer.tobytes(), session.hidden.tobytes()))
+    hidden = session.hidden.astype(_DTYPES[codec], copy=False)
+    return b"".join((header, version, session.history, session.answer.tobytes(), hidden.tobytes()))
 
 
 def decode_session(record: bytes) -> Session:
-    """Read a stored record back. The arrays share memory with `record` and are read-only.
+    """Read a stored record back. Arrays that are stored as they are used share memory with it and are read-only.
 
     Raises:
         DamagedSessionError: Another codec, or a length that does not add up.
     """
-    if len(record) < _HEADER.size or record[0] != CODEC:
+    if len(record) < _HEADER.size or record[0] not in _DTYPES:
         raise DamagedSessionError(
-            f"expected a session record of codec {CODEC} (at least {_HEADER.size} bytes), got {len(record)} bytes"
-            f" starting with {record[:1].hex() or 'nothing'}; rebuild the state table from its changelog"
+            f"expected a session record of codec {' or '.join(map(str, _DTYPES))} (at least {_HEADER.size} bytes), got"
+            f" {len(record)} bytes starting with {record[:1].hex() or 'nothing'}; rebuild the state table from its"
+            " changelog"
         )
-    _, partition, offset, event_ms, clicks, last_row, *lengths = _HEADER.unpack_from(record)
+    codec, partition, offset, event_ms, clicks, last_row, *lengths = _HEADER.unpack_from(record)
     version_bytes, history_items, history_bytes, answer_items, width = lengths
     answer_at = _HEADER.size + version_bytes + history_bytes
     hidden_at = answer_at + 4 * answer_items
-    if len(record) != hidden_at + 4 * width:
+    dtype = _DTYPES[codec]
+    if len(record) != hidden_at + dtype.itemsize * width:
         raise DamagedSessionError(
-            f"expected a session record of {hidden_at + 4 * width} bytes by its header, got {len(record)};"
+            f"expected a session record of {hidden_at + dtype.itemsize * width} bytes by its header, got {len(record)};"
             " rebuild the state table from its changelog"
         )
     return Session(
@@ -131,7 +140,7 @@ def decode_session(record: bytes) -> Session:
         history=record[_HEADER.size + version_bytes : answer_at],
         history_items=history_items,
         answer=np.frombuffer(record, np.uint32, answer_items, answer_at),
-        hidden=np.frombuffer(record, np.float32, width, hidden_at),
+        hidden=np.frombuffer(record, dtype, width, hidden_at).astype(np.float32, copy=False),
     )
 
 

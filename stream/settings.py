@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.clicks import DEFAULT_IDLE_MS
+from stream.session import StateDtype
 
 
 class Topics(BaseModel):
@@ -38,6 +39,10 @@ class WorkerSettings(BaseModel):
     gather_ms: Annotated[int, Ge(0), Le(1000)] = Field(
         6,
         description="how long the broker gathers clicks after it has handed some over (ms; 0: not at all)",
+    )
+    state_dtype: StateDtype = Field(
+        "float32",
+        description="of the hidden vectors in session records: float32, or float16 (rounded, half the bytes)",
     )
     commit_interval_s: Annotated[float, Gt(0)] = Field(0.5, description="seconds between offset commits")
     session_timeout_s: Annotated[float, Gt(0)] = Field(10.0, description="Kafka group session timeout (seconds)")

@@ -7,7 +7,7 @@ import faust
 import rocksdict
 
 from stream import faust_seams
-from stream.session import Session, decode_session, encode_session
+from stream.session import Session, StateDtype, decode_session, encode_session
 
 # One database per partition, and Faust's defaults would let each take 2 GiB of cache and 192 MiB of memtables.
 ROCKSDB_OPTIONS = {
@@ -26,10 +26,12 @@ class StateTable:
 
     Args:
         table: The Faust table that recovery restores and rebalances move.
+        state_dtype: Of the hidden vectors in records that are written; any is read.
     """
 
-    def __init__(self, table: faust.Table) -> None:
+    def __init__(self, table: faust.Table, state_dtype: StateDtype = "float32") -> None:
         self._table = table
+        self._state_dtype = state_dtype
         # Faust's own record in every partition.
         self.offset_key = faust_seams.offset_key(table)
 
@@ -53,7 +55,7 @@ class StateTable:
         """Store the sessions, one atomic write per partition, and return their records for the changelog."""
         encoded: EncodedSessions = defaultdict(dict)
         for (partition, key), session in sessions.items():
-            encoded[partition][key] = encode_session(session)
+            encoded[partition][key] = encode_session(session, self._state_dtype)
         for partition, records in encoded.items():
             batch = rocksdict.WriteBatch(raw_mode=True)
             for key, record in records.items():
@@ -61,16 +63,16 @@ class StateTable:
             faust_seams.partition_db(self._table, partition).write(batch)
         return encoded
 
-    def restore(self, partition: int, records: Sequence[tuple[bytes, bytes | None]], offset: int) -> None:
-        """Apply changelog records in their order, and note the offset of the last, in one atomic write.
+    def restore(self, partition: int, newest: Mapping[bytes, bytes | None], offset: int) -> None:
+        """Apply a stretch of the changelog, and note its last offset, in one atomic write.
 
         Args:
             partition: Theirs.
-            records: Keys and values; None deletes.
-            offset: Of the last record.
+            newest: The last value of each key in it; None deletes.
+            offset: Its last.
         """
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, record in records:
+        for key, record in newest.items():
             if record is None:
                 batch.delete(key)
             else:

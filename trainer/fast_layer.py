@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batches import Step
-from model.compiling import Floats
 from model.gru4rec import GRU4Rec
+from model.kernels.compiling import Floats
 from model.optimizer import ACCUMULATOR, VELOCITY, SparseAdagrad
 from trainer.kernels import gru
 from trainer.kernels.adagrad import update_dense

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from model.batches import Step, session_parallel
 from model.clicks import Sessions
-from model.compiling import LINE, Floats, Ints
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
+from model.kernels.compiling import LINE, Floats, Ints
 from model.optimizer import ACCUMULATOR, SparseAdagrad
 from trainer.fast_layer import Layer, optimizer_state, zeros
 from trainer.guided_sampler import GuidedSampler

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from llvmlite import binding  # type: ignore[import-untyped]
 
-from model.compiling import Floats
-from model.products import compile_products, multiply
+from model.kernels.compiling import Floats
+from model.kernels.products import compile_products, multiply
 
 _AMD = "znver"
 

@@ -92,6 +92,11 @@ class OpenLoop:
         }
         return {name: float(value) for name, value in found.items()}
 
+    def longest_gap_ms(self) -> float:
+        """Return the longest time between two answers after the warm-up."""
+        arrived_s = self._warm(self.arrived_s)
+        return 1000 * float(np.diff(np.sort(arrived_s[~np.isnan(arrived_s)])).max(initial=0.0))
+
     def _warm(self, of_clicks: NDArray[np.float64]) -> NDArray[np.float64]:
         return of_clicks[min(int(WARM_UP_S * self.rate), len(of_clicks) // 2) :]
 

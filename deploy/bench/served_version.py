@@ -50,9 +50,13 @@ def untrained_version(
 def publish(version: ModelVersion, registry: Registry, settings: Settings, connection: Mapping[str, str]) -> None:
     """Write a version and announce it."""
     registry.write(version)
-    name = version.version
+    announce(version.version, registry, settings, connection)
+
+
+def announce(name: str, registry: Registry, settings: Settings, connection: Mapping[str, str]) -> None:
+    """Make a version of the registry serve."""
     announcement = Announcement(
-        name, registry.location(name), registry.manifest_sha256(name), "promote", {}, version.created_at_ms
+        name, registry.location(name), registry.manifest_sha256(name), "promote", {}, time.time_ns() // 1_000_000
     )
     producer = Producer({**connection, "acks": "all"})
     producer.produce(settings.topics.models, announcement.encode(), SERVING_KEY)

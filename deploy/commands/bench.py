@@ -7,11 +7,13 @@ from typing import Any, get_args
 import click
 
 from deploy.bench import freshness as freshness_bench
+from deploy.bench import gaps as gaps_bench
 from deploy.bench import score as score_bench
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
 from deploy.bench.against import PEERS
 from deploy.bench.freshness import FreshnessBench
+from deploy.bench.gaps import GapsBench
 from deploy.bench.score import ScoreBench
 from deploy.bench.stream import StreamBench
 from deploy.bench.train import TrainBench
@@ -34,6 +36,7 @@ DEFAULTS = StreamBench()
 TRAIN = TrainBench()
 SCORE = ScoreBench()
 FRESHNESS = FreshnessBench()
+GAPS = GapsBench()
 NOTE_EVERY_S = 10
 
 
@@ -111,6 +114,28 @@ def stream(*, repeats: int, against: bool, plot: Path | None, as_json: bool, **m
                 name, f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:,.1f}", f"{row['times_cpu']:.1f}"
             )
         output.print(table)
+
+
+@bench.command(epilog="Example: nextclick bench gaps --items 1000000 --network-alone --seconds 30 --json")
+@click.option("--items", type=click.IntRange(min=1), default=GAPS.items, show_default=True, help="Of the versions.")
+@click.option("--hidden", type=click.IntRange(min=1), default=GAPS.hidden, show_default=True, help="Width of vectors.")
+@click.option("--rate", type=click.FloatRange(1), default=GAPS.rate, show_default=True, help="Clicks per second.")
+@click.option("--seconds", type=click.FloatRange(5), default=GAPS.seconds, show_default=True, help="Of each cause.")
+@click.option("--ended", type=click.IntRange(min=0), default=GAPS.ended, show_default=True, help="Sessions to sweep.")
+@click.option("--partitions", type=click.IntRange(min=1), default=GAPS.partitions, show_default=True)
+@click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
+@json_option
+def gaps(*, as_json: bool, **asked: Any) -> None:
+    """Measure for how long answers stand still at a sweep, a swap, commits and another group's rebalance."""
+    found = gaps_bench.run(GapsBench(**asked), settings_with(), lambda text: notes.print(f"{text} …", highlight=False))
+    if as_json:
+        show_json(found)
+        return
+    table = table_of("gaps between answers", "meanwhile", "longest, ms", "latency p50, ms", "p99, ms", "max, ms")
+    for cause, row in found["causes"].items():
+        names = ("longest_gap_ms", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
+        table.add_row(cause, *(f"{row[name]:.1f}" for name in names))
+    output.print(table)
 
 
 @bench.command(epilog="Example: nextclick bench freshness clicks.parquet --rate 500 --json")

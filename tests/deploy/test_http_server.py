@@ -1,8 +1,11 @@
 import http.client
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +116,20 @@ def test_a_client_that_hangs_up_harms_nobody(server: HttpServer) -> None:
             client.sendall(b"GET /metr")
 
     assert get(server, "/livez")[0] == 200
+
+
+def test_without_requests_its_thread_sleeps(server: HttpServer) -> None:
+    assert get(server, "/livez")[0] == 200
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "http-server")
+    time.sleep(0.1)  # it may still be on its way from that request
+    before = woken(thread)
+    time.sleep(0.3)
+    assert woken(thread) == before
+
+
+def woken(thread: threading.Thread) -> str:
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return status[status.index("voluntary_ctxt_switches") :]
 
 
 def test_it_listens_on_loopback_unless_told_otherwise(server: HttpServer) -> None:

@@ -48,6 +48,15 @@ def test_a_click_without_an_answer_is_charged_until_nobody_waited_any_more() -> 
     assert told["answers_per_s"] == pytest.approx(RATE * 196 / 200)
 
 
+def test_the_longest_gap_is_between_answers_after_the_warm_up_whatever_order_they_came_in() -> None:
+    arrived_s = 5.0 + np.arange(CLICKS) / RATE
+    arrived_s[50:] += 3.0  # in the warm-up
+    arrived_s[200:] += 0.25
+    arrived_s[[210, 220]] = arrived_s[[220, 210]]
+    arrived_s[240:243] = np.nan
+    assert found(arrived_s).longest_gap_ms() == pytest.approx(260)
+
+
 def answer_all_but(left_out: int, options: dict[str, str], until: threading.Event) -> None:
     """Answer as a worker does, as far as a subscriber of the open loop looks; say nothing to one of the event times."""
     consumer = Consumer({**options, "group.id": "answers", "auto.offset.reset": "earliest"})

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.catalogue import Catalogue, PackedCatalogue, PlainCatalogue, catalogue_of
-from model.dot_products import ITEMS, QUERIES
 from model.integer_search import ITEMS_PER_TILE, QUERIES_PER_BLOCK
+from model.kernels.dot_products import ITEMS, QUERIES
 
 TILE = ITEMS_PER_TILE
 BLOCK = QUERIES_PER_BLOCK

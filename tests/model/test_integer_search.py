@@ -4,21 +4,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.compiling import Floats
-from model.dot_products import QUERIES, packed_items, packed_queries
 from model.integer_search import ITEMS_PER_TILE, Candidates, Items, search
-from tests.model.test_dot_products import WIDTHS
+from model.kernels.compiling import Floats
+from model.kernels.dot_products import QUERIES, packed_items, packed_queries
+from tests.model.kernels.test_dot_products import WIDTHS
 
 
 def found_by(
     vectors: Floats, bias: Floats, asked: Floats, k: int, *, as_bytes: bool, temper: float | None = None
 ) -> tuple[Candidates, Floats]:
-    """Return the candidates, and the largest error of each query's scores in integers over all items."""
+    """Return the candidates, and how far off each query's scores in integers may be."""
     queries, items = packed_queries(asked, as_bytes=as_bytes), packed_items(vectors, as_bytes=as_bytes)
     lengths = np.linalg.norm(asked, axis=1)
-    errors = queries.errors * np.linalg.norm(vectors, axis=1).max()
-    errors = (errors + (lengths + queries.errors) * items.errors.max()).astype(np.float32)
-    return search(queries, errors, Items.of(items, bias), k, temper), errors
+    errors = queries.errors * np.linalg.norm(vectors, axis=1).max() + (lengths + queries.errors) * items.errors.max()
+    return search(queries, Items.of(items, bias), k, temper), errors + 1e-5 * lengths
 
 
 def drawn(items: int, queries: int, width: int, seed: int) -> tuple[Floats, Floats, Floats]:

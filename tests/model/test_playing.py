@@ -34,6 +34,8 @@ def test_compiled_states_are_those_of_the_tensor_library(shape: GRU4RecSettings,
     found = CompiledPlayer(network).play(waves, states, rows)
     expected = PlainPlayer(network, CPU).play(waves, states, rows)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    asked = CompiledPlayer(network).ask(found, waves)
+    torch.testing.assert_close(asked, PlainPlayer(network, CPU).ask(expected, waves), rtol=1e-5, atol=1e-4)
     assert np.array_equal(states, kept)
 
 

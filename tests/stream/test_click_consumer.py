@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import ConsumerRecord
 from faust.types import TP
 
 from stream import faust_seams
@@ -36,7 +35,7 @@ class FakeConsumer:
         self._intake.assign([0, 1])
         self.recovery = SimpleNamespace(in_recovery=True, active_tps={TP("changelog", 0)}, standby_tps=set())
         self.app = SimpleNamespace(consumer_generation_id=1, tables=SimpleNamespace(recovery=self.recovery))
-        self.restored: list[tuple[int, list[bytes], int]] = []
+        self.restored: list[tuple[int, dict[bytes, bytes | None], int]] = []
         self.transport = SimpleNamespace(clicks_topic="clicks", restore=self._restore, offset_key=b"offset")
         self.can_resume_flow = asyncio.Event()
 
@@ -49,14 +48,14 @@ class FakeConsumer:
         self.should_stop = self.while_fetching == "end"
         return self.fetched, None
 
-    def _to_message(self, _: TP, record: Any) -> tuple[bytes, bytes, int]:
+    def _to_message(self, _: TP, record: Any) -> tuple[bytes | None, bytes | None, int]:
         return record.key, record.value, record.offset
 
     def _is_restored(self, tp: TP) -> bool:
         return ClickConsumer._is_restored(self, tp)
 
-    def _restore(self, partition: int, changes: list[tuple[bytes, bytes]], offset: int) -> None:
-        self.restored.append((partition, [key for key, _ in changes], offset))
+    def _restore(self, partition: int, newest: dict[bytes, bytes | None], offset: int) -> None:
+        self.restored.append((partition, newest, offset))
 
     async def perform_seek(self) -> None:
         self.seeks += 1
@@ -76,19 +75,40 @@ class FakeConsumer:
 
 
 def fetched(topic: str, partition: int, offsets: Iterable[int]) -> dict[TP, list[Any]]:
-    return {
-        TP(topic, partition): [
-            ConsumerRecord(topic, partition, offset, 5, 0, b"s", b"{}", None, 1, 2, ()) for offset in offsets
-        ]
-    }
+    return {TP(topic, partition): [SourceRecord(partition, offset, 5, b"s", b"{}") for offset in offsets]}
 
 
 @on_a_loop
 async def test_clicks_go_to_the_intake_and_changelog_records_to_the_store_and_faust_hears_how_far() -> None:
     consumer = FakeConsumer(fetched("clicks", 1, range(2)) | fetched("changelog", 0, range(3)))
     assert await consumer.getmany() == [(TP("changelog", 0), (b"offset", b"2", 2))]
-    assert consumer.restored == [(0, [b"s"] * 3, 2)]
+    assert consumer.restored == [(0, {b"s": b"{}"}, 2)]
     assert await consumer.taken() == [SourceRecord(1, offset, 5, b"s", b"{}") for offset in range(2)]
+
+
+@on_a_loop
+async def test_of_a_session_that_changed_several_times_the_last_record_counts_also_where_it_deletes() -> None:
+    changes = [(b"s", b"old"), (b"gone", b"old"), (b"s", b"new"), (b"gone", None)]
+    records = [SourceRecord(0, 7 + place, 5, key, value) for place, (key, value) in enumerate(changes)]
+    consumer = FakeConsumer({TP("changelog", 0): records})
+    await consumer.getmany()
+    assert consumer.restored == [(0, {b"s": b"new", b"gone": None}, 10)]
+
+
+@pytest.mark.parametrize("records", [[], [SourceRecord(0, 7, 5, b"s", b"{}")]])
+@on_a_loop
+async def test_offsets_without_a_record_at_the_end_count_as_restored(records: list[SourceRecord]) -> None:
+    consumer = FakeConsumer({TP("changelog", 0): [*records, faust_seams._Passed(0, 9, 0, None, None)]})
+    assert await consumer.getmany() == [(TP("changelog", 0), (b"offset", b"9", 9))]
+    assert consumer.restored == [(0, {record.key: record.value for record in records}, 9)]
+
+
+@on_a_loop
+async def test_offsets_without_a_record_are_no_clicks() -> None:
+    record = SourceRecord(0, 7, 5, None, None)
+    consumer = FakeConsumer({TP("clicks", 0): [record, faust_seams._Passed(0, 9, 0, None, None)]})
+    await consumer.getmany()
+    assert await consumer.taken() == [record]
 
 
 @on_a_loop

@@ -6,7 +6,6 @@ When one of these fails after an upgrade, read what the new version does in its 
 import asyncio
 import contextlib
 import inspect
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +16,17 @@ import faust
 import pytest
 import rocksdict
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from faust.stores.rocksdb import Store
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream import faust_seams
 from stream.faust_seams import ClickConsumer, ClickTransport
+from stream.records import SourceRecord
 from stream.settings import WorkerSettings
 from tests.stream.event_loop import eventually, on_a_loop
 
@@ -48,6 +50,9 @@ SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
         ["self", "consumer", "active_partitions", "timeout", "max_records"],
         "what the next fetch asks for is set after it",
     ),
+    (driver.AIOKafkaConsumerThread.on_start, ["self"], "the fetcher with light records is put in after it"),
+    (Fetcher._proc_fetch_request, ["self", "assignment", "node_id", "request"], "records are made light after it"),
+    (PartitionRecords._consumer_record, ["self", "tp", "record"], "light records are made in its place"),
     (driver.ensure_aiokafka_TP, ["tp"], "partitions are handed to aiokafka through it"),
     (Store._db_for_partition, ["self", "partition"], "sessions are read and written through it"),
     (Store.set_persisted_offset, ["self", "tp", "offset"], "recovery starts after what it says"),
@@ -75,6 +80,11 @@ def test_signature_is_the_one_that_the_seam_was_written_for(
         (driver.AIOKafkaConsumerThread.getmany, "self._fetch_records", "else the broker does not gather clicks"),
         (Fetcher._get_actions_per_node, "self._fetch_max_wait_ms,", "else the broker does not gather clicks"),
         (Fetcher._get_actions_per_node, "self._fetch_min_bytes,", "else the broker does not gather clicks"),
+        (Fetcher._fetch_requests_routine, "self._proc_fetch_request(", "else records are not light"),
+        (Fetcher._proc_fetch_request, "self._records[tp] = FetchResult(", "else records are not light"),
+        (FetchResult.getall, "for msg in self._partition_records:", "else the end of a fetch is not seen"),
+        (FetchResult._update_position, "self._partition_records.next_fetch_offset", "else offsets are read twice"),
+        (PartitionRecords._unpack_records, "self._consumer_record(tp, record)", "else records are not light"),
         (driver.Consumer.commit, "self.force_commit(", "else watermarks are never committed"),
         (driver.Consumer._commit_handler.fun, "self.commit()", "else the timer does not commit"),
         (driver.Consumer._drain_messages, "getmany(timeout=", "else clicks do not reach the intake"),
@@ -96,7 +106,8 @@ def test_faust_and_aiokafka_still_go_through_what_is_overridden(
 
 
 def test_the_overrides_replace_methods_that_exist() -> None:
-    for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport):
+    lights = (faust_seams._Fetcher, faust_seams._LightRecords)
+    for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport, *lights):
         base = ours.__bases__[0]
         own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake", "_is_restored"}
         replaced = {name for name in vars(ours) if not name.startswith("__")} - own
@@ -143,6 +154,61 @@ async def test_after_clicks_the_broker_gathers_for_one_fetch_and_then_answers_at
     await fetch(app, fetcher, gather_ms=6)
     assert fetcher.asks_for() == (6, faust_seams.GATHERED_BYTES)
     await eventually(lambda: fetcher.asks_for() == (WorkerSettings().fetch_max_wait_ms, 1), "it answers at once")
+
+
+def batch(base: int, changes: dict[int, bytes | None], *, last: int, is_control: bool = False) -> bytes:
+    """Return a record batch as a broker sends it, of the offsets from `base` to `last` that are in `changes`."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 16)
+    for offset, value in changes.items():
+        builder.append(offset - base, 5, b"s%d" % offset, value, [])
+    made = builder.build()
+    made[0:8] = base.to_bytes(8)
+    made[21:23] = (0x20 * is_control).to_bytes(2)
+    made[23:27] = (last - base).to_bytes(4)
+    return bytes(made)
+
+
+async def light(monkeypatch: pytest.MonkeyPatch, batches: bytes, fetch_offset: int) -> tuple[list[Any], int]:
+    """Return what the worker's fetcher makes of a fetched partition, and where its next fetch will begin."""
+    tp = TopicPartition("changelog", 1)
+    parts = PartitionRecords(tp, MemoryRecords(batches), None, fetch_offset, None, None, False, 0)
+    positions: list[int] = []
+    state = SimpleNamespace(paused=False, position=fetch_offset, consumed_to=positions.append)
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+    result = FetchResult(tp, assignment=assignment, partition_records=parts, backoff=0)
+
+    async def fetched(self: Fetcher, *_: object) -> bool:
+        self._records = {tp: result}
+        return True
+
+    monkeypatch.setattr(Fetcher, "_proc_fetch_request", fetched)
+    fetcher = object.__new__(faust_seams._Fetcher)
+    assert await fetcher._proc_fetch_request(None, 0, None)
+    return result.getall(), positions[-1]
+
+
+@on_a_loop
+async def test_fetched_records_are_light_and_gaps_left_by_compaction_are_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched = batch(10, {10: b"a", 12: None}, last=14) + batch(20, {21: b"b"}, last=21)
+    records, position = await light(monkeypatch, fetched, 11)
+    assert records == [SourceRecord(1, 12, 5, b"s12", None), SourceRecord(1, 21, 5, b"s21", b"b")]
+    assert position == 22
+
+
+@pytest.mark.parametrize(
+    "end",
+    [batch(22, {22: b"marker"}, last=22, is_control=True), batch(20, {21: b"b"}, last=22), batch(22, {}, last=22)],
+)
+@on_a_loop
+async def test_where_the_last_offsets_hold_no_record_the_end_of_the_fetch_is_told(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    records, position = await light(monkeypatch, batch(20, {20: b"a"}, last=20) + end, 20)
+    assert records[0] == SourceRecord(1, 20, 5, b"s20", b"a")
+    assert records[-1] == faust_seams._Passed(1, 22, 0, None, None)
+    assert position == 23
 
 
 @pytest.mark.parametrize(("fetched", "gather_ms"), [({}, 6), ({TP("clicks", 0): [object()]}, 0)])
@@ -226,27 +292,3 @@ def test_pauses_reach_aiokafka_for_what_is_assigned() -> None:
 
 def test_a_pause_before_the_consumer_is_there_does_nothing() -> None:
     faust_seams._ConsumerThread._mirror_now(SimpleNamespace(_consumer=None), {TP("clicks", 0)}, True)
-
-
-def test_without_security_there_are_no_credentials() -> None:
-    assert faust_seams.credentials({"bootstrap_servers": "127.0.0.1:9092"}) is None
-
-
-@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL", "SASL_PLAINTEXT"])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-def test_security_options_come_back_from_faust_as_they_went_in(protocol: str, mechanism: str) -> None:
-    options: dict[str, Any] = {"security_protocol": protocol}
-    if protocol.startswith("SASL"):
-        options |= {"sasl_mechanism": mechanism, "sasl_plain_username": "user", "sasl_plain_password": "word"}
-    if protocol.endswith("SSL"):
-        options["ssl_context"] = ssl.create_default_context()
-    found = driver.credentials_to_aiokafka_auth(faust_seams.credentials({"bootstrap_servers": "x", **options}))
-    assert {name: value for name, value in found.items() if value is not None} == options
-
-
-@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL"])
-def test_encryption_without_an_ssl_context_is_refused(protocol: str) -> None:
-    with pytest.raises(ValueError, match=f"{protocol} needs an ssl_context"):
-        faust_seams.credentials(
-            {"security_protocol": protocol, "sasl_plain_username": "user", "sasl_plain_password": "word"}
-        )

@@ -1,9 +1,19 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.session import HISTORY_ITEMS, DamagedSessionError, Session, decode_session, encode_session, last_click
+from stream.session import (
+    HISTORY_ITEMS,
+    DamagedSessionError,
+    Session,
+    StateDtype,
+    decode_session,
+    encode_session,
+    last_click,
+)
 from tests.stream.builders import NOW_MS, plain, session
 
 # A record of codec 1 as the first release wrote it; whatever codec comes later, this must stay readable.
@@ -25,6 +35,9 @@ GOLDEN = bytes.fromhex(
     "070000000800000009000000"  # the answer's fingerprints
     "0000003f000080bf"  # hidden vector: 0.5, -1.0
 )
+
+# The same in codec 2.
+GOLDEN_FLOAT16 = bytes.fromhex("02") + GOLDEN[1:-8] + bytes.fromhex("003800bc")
 
 item_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128)
 
@@ -50,8 +63,14 @@ def test_record_has_the_golden_bytes() -> None:
     assert encode_session(session()).hex() == GOLDEN.hex()
 
 
-def test_golden_bytes_are_still_read() -> None:
-    assert plain(decode_session(GOLDEN)) == {
+def test_record_with_a_hidden_vector_in_float16_has_the_golden_bytes() -> None:
+    assert encode_session(session(), "float16").hex() == GOLDEN_FLOAT16.hex()
+
+
+@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_FLOAT16], ids=["codec 1", "codec 2"])
+def test_golden_bytes_are_still_read(golden: bytes) -> None:
+    assert decode_session(golden).hidden.dtype == np.float32
+    assert plain(decode_session(golden)) == {
         "partition": 0,
         "offset": 3,
         "event_ms": NOW_MS,
@@ -70,8 +89,20 @@ def test_encoded_session_decodes_to_itself(made: Session) -> None:
 
 
 @given(sessions())
-def test_last_click_agrees_with_the_whole_record(made: Session) -> None:
-    assert last_click(encode_session(made)) == (made.offset, made.event_ms)
+def test_in_float16_the_hidden_vector_alone_is_rounded_and_only_once(made: Session) -> None:
+    made.hidden = np.tanh(made.hidden)
+    record = encode_session(made, "float16")
+    read = decode_session(record)
+    np.testing.assert_allclose(read.hidden, made.hidden, rtol=2**-11, atol=2**-25)
+    assert plain(read) | {"hidden": []} == plain(made) | {"hidden": []}
+    assert encode_session(read, "float16") == record, "a replay writes what was there"
+
+
+@pytest.mark.parametrize("dtype", get_args(StateDtype))
+@given(made=sessions())
+def test_last_click_agrees_with_the_whole_record(made: Session, dtype: StateDtype) -> None:
+    made.hidden = np.tanh(made.hidden)
+    assert last_click(encode_session(made, dtype)) == (made.offset, made.event_ms)
 
 
 @given(st.lists(item_ids, max_size=3) | st.lists(item_ids, min_size=HISTORY_ITEMS - 1, max_size=2 * HISTORY_ITEMS))
@@ -96,8 +127,8 @@ def test_decoded_arrays_cannot_be_written_to() -> None:
 
 
 def test_record_of_another_codec_is_refused_and_the_message_says_which_codec_is_read() -> None:
-    with pytest.raises(DamagedSessionError, match=r"codec 1 .* starting with 02; rebuild the state table"):
-        decode_session(b"\x02" + GOLDEN[1:])
+    with pytest.raises(DamagedSessionError, match=r"codec 1 or 2 .* starting with 03; rebuild the state table"):
+        decode_session(b"\x03" + GOLDEN[1:])
 
 
 def test_empty_record_is_refused() -> None:
@@ -105,13 +136,16 @@ def test_empty_record_is_refused() -> None:
         decode_session(b"")
 
 
-@pytest.mark.parametrize("damaged", [GOLDEN[:-1], GOLDEN + b"\0", GOLDEN[:38]])
+@pytest.mark.parametrize(
+    "damaged", [GOLDEN[:-1], GOLDEN + b"\0", GOLDEN[:38], b"\x02" + GOLDEN[1:], b"\x01" + GOLDEN_FLOAT16[1:]]
+)
 def test_record_whose_lengths_do_not_add_up_is_refused(damaged: bytes) -> None:
     with pytest.raises(DamagedSessionError, match=f"expected a session record of .*{len(damaged)}"):
         decode_session(damaged)
 
 
-@given(st.integers(0, len(GOLDEN) - 1))
-def test_every_truncated_record_is_refused(length: int) -> None:
-    with pytest.raises(DamagedSessionError):
-        decode_session(GOLDEN[:length])
+@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_FLOAT16], ids=["codec 1", "codec 2"])
+def test_every_truncated_record_is_refused(golden: bytes) -> None:
+    for length in range(len(golden)):
+        with pytest.raises(DamagedSessionError):
+            decode_session(golden[:length])

@@ -30,6 +30,19 @@ def test_a_write_returns_the_stored_records_for_the_changelog(table: StateTable,
     assert partition_db(faust_table, 0).get(b"a") == encoded[0][b"a"]
 
 
+def test_records_in_float16_and_float32_are_read_whichever_is_written_now(
+    table: StateTable, faust_table: faust.Table
+) -> None:
+    other = StateTable(faust_table, "float16")
+    table.write({(0, b"a"): session(1)})
+    assert other.write({(0, b"b"): session(2)}) == {0: {b"b": encode_session(session(2), "float16")}}
+    for reader in (table, other):
+        assert [found and plain(found) for found in reader.load([(0, b"a"), (0, b"b")])] == [
+            plain(session(1)),
+            plain(session(2)),
+        ]
+
+
 def test_the_last_write_counts(table: StateTable) -> None:
     table.write({(0, b"a"): session(1)})
     table.write({(0, b"a"): session(2)})
@@ -109,11 +122,12 @@ def test_sessions_survive_closing_the_database(table: StateTable, faust_table: f
     assert found.offset == 7
 
 
-def test_restored_records_are_applied_in_order_and_recovery_goes_on_behind_them(
+def test_restored_records_replace_and_delete_older_ones_and_recovery_goes_on_behind_them(
     table: StateTable, faust_table: faust.Table
 ) -> None:
     old, new = encode_session(session(1)), encode_session(session(2))
-    table.restore(1, [(b"s", old), (b"gone", old), (b"s", new), (b"gone", None)], 7)
+    table.restore(1, {b"s": old, b"gone": old}, 3)
+    table.restore(1, {b"s": new, b"gone": None}, 7)
     assert list(table.scan(1, b"", 10)) == [(b"s", new)]
     changelog = faust_table.changelog_topic.get_topic_name()
     assert faust_table.data.persisted_offset(TP(changelog, 1)) == 7

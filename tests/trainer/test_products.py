@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.compiling import Floats
-from model.products import compile_products, multiply
+from model.kernels.compiling import Floats
+from model.kernels.products import compile_products, multiply
 from tests.trainer.click_builders import SMALL
 from tests.trainer.test_fast_step import assert_equal_training
 from trainer import fast_step, products

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.compiling import ROWS_AHEAD, Floats, Ints, compiled, inverse_root, part, prefetch_row
+from model.kernels.compiling import ROWS_AHEAD, Floats, Ints, compiled, inverse_root, part, prefetch_row
 
 
 @part

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import ZERO, Floats, Ints, compiled
+from model.kernels.compiling import ZERO, Floats, Ints, compiled
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

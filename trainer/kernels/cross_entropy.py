@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.compiling import ONE, ZERO, Floats, Ints, bits_of, compiled, exp, float_of, part
+from model.kernels.compiling import ONE, ZERO, Floats, Ints, bits_of, compiled, exp, float_of, part
 
 _SIGN_PLACE, _ALL_BUT_SIGN = np.int32(31), np.int32(0x7FFFFFFF)
 

@@ -8,7 +8,7 @@ Shape letters: B transitions, H width of the layer, W state width. `gates` is [B
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import ONE, ZERO, Floats, Ints, compiled, sigmoid, tanh
+from model.kernels.compiling import ONE, ZERO, Floats, Ints, compiled, sigmoid, tanh
 
 
 @compiled

@@ -9,7 +9,7 @@ D embedding width, W state width.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.compiling import ONE, ROWS_AHEAD, ZERO, Floats, Ints, compiled, prefetch_row
+from model.kernels.compiling import ONE, ROWS_AHEAD, ZERO, Floats, Ints, compiled, prefetch_row
 
 _SHORTEST = np.float32(1e-12)
 

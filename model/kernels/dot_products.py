@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
-from model.compiling import Floats, compiled, larger
+from model.kernels.compiling import ONE, ZERO, Floats, compiled, larger
 
 _FEATURES = binding.get_host_cpu_features()
 _HAS_512_BITS = bool(_FEATURES.get("avx512bw"))
@@ -27,6 +27,7 @@ HAS_BYTES = bool(_FEATURES.get("avx512vnni") if _HAS_512_BITS else _FEATURES.get
 _LANES = 16 if _HAS_512_BITS else 8  # 32-bit sums in one register
 _REGISTERS_ACROSS = 2
 QUERIES = 12 if _HAS_512_BITS else 6  # with their sums, two registers of items and one query all registers are taken
+FEW_QUERIES = 4  # so that a lone click does not pay for a full group
 ITEMS = _LANES * _REGISTERS_ACROSS
 
 _LONGEST_OF_WORDS = 32767  # no row of 16-bit integers is longer, so that no sum of products leaves 32 bits
@@ -47,12 +48,14 @@ class Packed:
     Attributes:
         values: [ceil(R / B), ceil(D / W), B, W], B rows side by side; int16, or int8 for queries and uint8 for items.
         units: float32 [R], what 1 of a row's integers is worth.
+        lengths: float32 [R], of the rows.
         errors: float32 [R], the length of what rounding took from each row.
         starts: int32 [R, up to whole B], what a sum begins with, of queries.
     """
 
     values: NDArray[Any]
     units: Floats
+    lengths: Floats
     errors: Floats
     starts: NDArray[np.int32]
 
@@ -63,8 +66,9 @@ def packed_items(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
 
 
 def packed_queries(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
-    """Return queries, float32 [C, D], rounded; B is QUERIES."""
-    return _packed(vectors, QUERIES, np.int8 if as_bytes else np.int16)
+    """Return queries, float32 [C, D], rounded; B is QUERIES, or FEW_QUERIES where that is enough for all."""
+    beside = FEW_QUERIES if len(vectors) <= FEW_QUERIES else QUERIES
+    return _packed(vectors, beside, np.int8 if as_bytes else np.int16)
 
 
 def _packed(vectors: Floats, beside: int, kind: type[np.integer[Any]]) -> Packed:
@@ -72,10 +76,10 @@ def _packed(vectors: Floats, beside: int, kind: type[np.integer[Any]]) -> Packed
     groups, together = -(-count // beside), 4 // np.dtype(kind).itemsize
     zero = _ZERO_ITEM_BYTE if kind is np.uint8 else 0
     values = np.full((groups, -(-length // together), beside, together), zero, dtype=kind)
-    units, errors = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
+    units, lengths, errors = np.empty((3, count), dtype=np.float32)
     starts = np.zeros(groups * beside, dtype=np.int32)
-    _round(vectors, kind is np.int16, zero, values, units, errors, starts)
-    return Packed(values, units, errors, starts)
+    _round(vectors, kind is np.int16, zero, values, units, lengths, errors, starts)
+    return Packed(values, units, lengths, errors, starts)
 
 
 @compiled
@@ -85,6 +89,7 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
     zero: int,
     values: Any,
     units: Any,
+    lengths: Any,
     errors: Any,
     starts: Any,
 ) -> None:
@@ -93,17 +98,15 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
     largest = np.float32(_LONGEST_OF_WORDS if are_words else _LARGEST_BYTE)
     line = np.full(values.shape[1] * together, zero, dtype=np.int32)
     for row in range(len(vectors)):
-        vector, size = vectors[row], np.float32(0)
-        if are_words:
-            for value in vector:
-                size += value * value
-            size = np.sqrt(size)
-        else:
-            for value in vector:
-                size = larger(size, abs(value))
+        vector, most, squares = vectors[row], ZERO, ZERO
+        for value in vector:
+            most = larger(most, abs(value))
+            squares += value * value
+        lengths[row] = np.sqrt(squares)
+        size = lengths[row] if are_words else most
         unit = size / largest
-        scale = np.float32(1) / unit if unit > _SMALLEST_UNIT else np.float32(0)
-        lost, total = np.float32(0), np.int32(0)
+        scale = ONE / unit if unit > _SMALLEST_UNIT else ZERO
+        lost, total = ZERO, np.int32(0)
         for d in range(len(vector)):
             rounded = np.rint(vector[d] * scale)
             left = vector[d] - rounded * unit
@@ -119,81 +122,94 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
             starts[row] = -_ZERO_ITEM_BYTE * total
 
 
-@intrinsic
-def _products(  # noqa: C901 - one loop, emitted
-    _context: Any, queries: Any, _starts: Any, _group: Any, items: Any, _panel: Any, sums: Any, _column: Any
+def _products_of(together: int) -> Any:
+    """Return the intrinsic for groups of so many queries."""
+
+    @intrinsic
+    def products(
+        _context: Any, queries: Any, _starts: Any, _group: Any, items: Any, _panel: Any, sums: Any, _column: Any
+    ) -> Any:
+        """Write the sums of one group of B queries and one panel of items, [B, ITEMS], to their place in `sums`.
+
+        Args:
+            queries: Values of `packed_queries`.
+            _starts: Their starts.
+            _group: Which B of them; their sums begin in line _group * B.
+            items: Values of `packed_items`.
+            _panel: Which ITEMS of them.
+            sums: int32 [at least the queries, at least _column + ITEMS], contiguous.
+            _column: Where the panel's sums begin.
+        """
+        multiplied = _add_products_of_pairs if items.dtype == types.int16 else _add_products_of_fours
+
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return _emit(context, builder, signature, values, together, multiplied)
+
+        return none(queries, _starts, types.int64, items, types.int64, sums, types.int64), emit
+
+    return products
+
+
+def _emit(  # noqa: PLR0917 - as emitters are called, and two more
+    context: Any, builder: Any, signature: Any, values: Any, together: int, multiplied: Any
 ) -> Any:
-    """Write the sums of one group of queries and one panel of items, [QUERIES, ITEMS], to their place in `sums`.
+    """Emit the product of `together` queries and a panel of items."""
 
-    Args:
-        queries: Values of `packed_queries`.
-        _starts: Their starts.
-        _group: Which QUERIES of them; their sums begin in line _group * QUERIES.
-        items: Values of `packed_items`.
-        _panel: Which ITEMS of them.
-        sums: int32 [at least the queries, at least _column + ITEMS], contiguous.
-        _column: Where the panel's sums begin.
-    """
-    multiplied = _add_products_of_pairs if items.dtype == types.int16 else _add_products_of_fours
+    def array(place: int) -> Any:
+        return cast("Any", make_array)(signature.args[place])(context, builder, values[place])
 
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        def array(place: int) -> Any:
-            return cast("Any", make_array)(signature.args[place])(context, builder, values[place])
+    def number(value: int) -> Any:
+        return ir.Constant(_INT64, value)
 
-        def number(value: int) -> Any:
-            return ir.Constant(_INT64, value)
+    def at(pointer: Any, offset: Any, kind: Any) -> Any:
+        return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
 
-        def at(pointer: Any, offset: Any, kind: Any) -> Any:
-            return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
+    def load(pointer: Any) -> Any:
+        loaded = builder.load(pointer)
+        loaded.align = 4
+        return loaded
 
-        def load(pointer: Any) -> Any:
-            loaded = builder.load(pointer)
-            loaded.align = 4
-            return loaded
+    steps = builder.extract_value(array(0).shape, 1)
+    stride = builder.extract_value(array(5).shape, 1)
+    first = builder.mul(values[2], number(together))
+    query_at = builder.gep(at(array(0).data, number(0), _INT32), [builder.mul(first, steps)])
+    panel_size = builder.mul(steps, number(ITEMS))
+    item_at = builder.gep(at(array(3).data, number(0), _INT32), [builder.mul(values[4], panel_size)])
+    starts = [
+        _everywhere(builder, load(builder.gep(array(1).data, [builder.add(first, number(query))])))
+        for query in range(together)
+    ]
 
-        steps = builder.extract_value(array(0).shape, 1)
-        stride = builder.extract_value(array(5).shape, 1)
-        first = builder.mul(values[2], number(QUERIES))
-        query_at = builder.gep(at(array(0).data, number(0), _INT32), [builder.mul(first, steps)])
-        panel_size = builder.mul(steps, number(ITEMS))
-        item_at = builder.gep(at(array(3).data, number(0), _INT32), [builder.mul(values[4], panel_size)])
-        starts = [
-            _everywhere(builder, load(builder.gep(array(1).data, [builder.add(first, number(query))])))
-            for query in range(QUERIES)
-        ]
+    entry, step, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("summed")
+    builder.branch(step)
+    builder.position_at_end(step)
+    place = builder.phi(_INT64)
+    place.add_incoming(number(0), entry)
+    before = [[builder.phi(_SUMS) for _ in range(_REGISTERS_ACROSS)] for _ in range(together)]
+    item_line = builder.gep(item_at, [builder.mul(place, number(ITEMS))])
+    query_line = builder.gep(query_at, [builder.mul(place, number(together))])
+    across = [load(at(item_line, number(_LANES * part), _SUMS)) for part in range(_REGISTERS_ACROSS)]
+    after = []
+    for query in range(together):
+        everywhere = _everywhere(builder, load(builder.gep(query_line, [number(query)])))
+        after.append(
+            [multiplied(builder, was, part, everywhere) for was, part in zip(before[query], across, strict=True)]
+        )
+    for query in range(together):
+        for was, now in zip(before[query], after[query], strict=True):
+            was.add_incoming(starts[query], entry)
+            was.add_incoming(now, step)
+    following = builder.add(place, number(1))
+    place.add_incoming(following, step)
+    builder.cbranch(builder.icmp_signed("<", following, steps), step, done)
 
-        entry, step, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("summed")
-        builder.branch(step)
-        builder.position_at_end(step)
-        place = builder.phi(_INT64)
-        place.add_incoming(number(0), entry)
-        before = [[builder.phi(_SUMS) for _ in range(_REGISTERS_ACROSS)] for _ in range(QUERIES)]
-        item_line = builder.gep(item_at, [builder.mul(place, number(ITEMS))])
-        query_line = builder.gep(query_at, [builder.mul(place, number(QUERIES))])
-        across = [load(at(item_line, number(_LANES * part), _SUMS)) for part in range(_REGISTERS_ACROSS)]
-        after = []
-        for query in range(QUERIES):
-            everywhere = _everywhere(builder, load(builder.gep(query_line, [number(query)])))
-            after.append(
-                [multiplied(builder, was, part, everywhere) for was, part in zip(before[query], across, strict=True)]
-            )
-        for query in range(QUERIES):
-            for was, now in zip(before[query], after[query], strict=True):
-                was.add_incoming(starts[query], entry)
-                was.add_incoming(now, step)
-        following = builder.add(place, number(1))
-        place.add_incoming(following, step)
-        builder.cbranch(builder.icmp_signed("<", following, steps), step, done)
-
-        builder.position_at_end(done)
-        for query in range(QUERIES):
-            line = builder.add(builder.mul(builder.add(first, number(query)), stride), values[6])
-            for part in range(_REGISTERS_ACROSS):
-                target = builder.add(line, number(_LANES * part))
-                builder.store(after[query][part], at(array(5).data, target, _SUMS)).align = 4
-        return context.get_dummy_value()
-
-    return none(queries, _starts, types.int64, items, types.int64, sums, types.int64), emit
+    builder.position_at_end(done)
+    for query in range(together):
+        line = builder.add(builder.mul(builder.add(first, number(query)), stride), values[6])
+        for part in range(_REGISTERS_ACROSS):
+            target = builder.add(line, number(_LANES * part))
+            builder.store(after[query][part], at(array(5).data, target, _SUMS)).align = 4
+    return context.get_dummy_value()
 
 
 def _everywhere(builder: Any, one: Any) -> Any:
@@ -222,4 +238,4 @@ def _add_products_of_pairs(builder: Any, sums: Any, items: Any, query: Any) -> A
     return builder.add(sums, builder.add(even, odd))
 
 
-products = cast("Any", _products)  # called as compiled code calls it, without the context
+products, products_of_few = _products_of(QUERIES), _products_of(FEW_QUERIES)

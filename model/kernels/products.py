@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 from numba.core import types
 
-from model.compiling import ZERO, Floats, compiled, part
-from model.tiles import COLUMNS, LANES, ROWS, copy_line, multiply_tile, turn_square
+from model.kernels.compiling import ZERO, Floats, compiled, part
+from model.kernels.tiles import COLUMNS, LANES, ROWS, copy_line, multiply_tile, turn_square
 
 _PACKED_VALUES = 1 << 16  # a quarter of a mebibyte: stays in the second cache
 

@@ -4,8 +4,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.compiling import compiled
-from model.dot_products import HAS_BYTES, ITEMS, QUERIES, Packed, packed_items, packed_queries, products
+from model.kernels.compiling import compiled
+from model.kernels.dot_products import (
+    FEW_QUERIES,
+    HAS_BYTES,
+    ITEMS,
+    QUERIES,
+    Packed,
+    packed_items,
+    packed_queries,
+    products,
+    products_of_few,
+)
 
 WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reason="no sums of four bytes here"))]
 
@@ -14,7 +24,10 @@ WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reas
 def all_products(queries: Any, starts: Any, items: Any, sums: Any) -> None:
     for panel in range(len(items)):
         for group in range(len(queries)):
-            products(queries, starts, group, items, panel, sums, panel * ITEMS)
+            if queries.shape[2] == FEW_QUERIES:
+                products_of_few(queries, starts, group, items, panel, sums, panel * ITEMS)
+            else:
+                products(queries, starts, group, items, panel, sums, panel * ITEMS)
 
 
 def sums_of(queries: Packed, items: Packed) -> Any:
@@ -31,7 +44,10 @@ def unpacked(packed: Packed, rows: int, length: int) -> Any:
 
 @pytest.mark.parametrize("as_bytes", WIDTHS)
 @pytest.mark.parametrize("length", [1, 2, 3, 30, 128, 1000])
-@pytest.mark.parametrize(("queries", "items"), [(1, 1), (QUERIES, ITEMS), (QUERIES + 1, 3 * ITEMS - 1)])
+@pytest.mark.parametrize(
+    ("queries", "items"),
+    [(1, 1), (FEW_QUERIES, ITEMS + 1), (FEW_QUERIES + 1, 2), (QUERIES, ITEMS), (QUERIES + 1, 3 * ITEMS - 1)],
+)
 def test_sums_are_those_of_int64(queries: int, items: int, length: int, as_bytes: bool) -> None:
     rng = np.random.default_rng(length)
     asked, rows = (rng.normal(size=(count, length)).astype(np.float32) for count in (queries, items))
@@ -53,13 +69,14 @@ def test_rows_of_the_largest_values_do_not_overflow(length: int, as_bytes: bool)
 
 @pytest.mark.parametrize("as_bytes", WIDTHS)
 @pytest.mark.parametrize("pack", [packed_items, packed_queries])
-def test_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
+def test_lengths_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
     sizes = np.array([1e-3, 1.0, 1e6, 0.0, 1e-42], dtype=np.float32)[:, None]
     rows = np.random.default_rng(0).normal(size=(5, 33)).astype(np.float32) * sizes
     packed = pack(rows, as_bytes=as_bytes)
     rounded = unpacked(packed, 5, 33) * packed.units.astype(np.float64)[:, None]
     np.testing.assert_allclose(packed.errors, np.linalg.norm(rows - rounded, axis=1), rtol=1e-3, atol=1e-30)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    np.testing.assert_allclose(packed.lengths, lengths, rtol=1e-5, atol=1e-30)
     assert (packed.errors[:3] < lengths[:3] * (0.02 if as_bytes else 2e-4)).all()
     assert packed.units[3] == packed.errors[3] == 0
 

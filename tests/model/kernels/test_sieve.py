@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.compiling import compiled
-from model.sieve import SIFTED, sifted, sifted_one_by_one
+from model.kernels.compiling import compiled
+from model.kernels.sieve import SIFTED, sifted, sifted_one_by_one
 
 
 @compiled

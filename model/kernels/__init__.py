@@ -1,0 +1,1 @@
+"""Inner loops, compiled: how kernels are made, matrix products of floats and of small integers, and sifting."""
