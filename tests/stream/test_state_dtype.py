@@ -88,7 +88,7 @@ def test_float16_states_answer_as_float32_ones_do_but_for_the_last_places(
         "record_bytes": (size_bytes, rounded_size_bytes),
         "same_answers": same,
     }.items():
-        record_property(name, value)
+        record_property(name, str(value))
     assert recall > 0.6, "the version has learned something that rounding could spoil"
     assert abs(rounded_recall - recall) < 0.002
     assert same > 0.9
