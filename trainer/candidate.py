@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from model.clicks import Sessions
 from model.companion import Companion, Mixing
 from model.registry import ModelVersion
-from trainer.companion import count, count_new, train_anew
+from trainer.companion import count, count_new, new_cases, train_anew
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.gate import Verdict, judge
 from trainer.learner import Learner, as_rows, grown_learner, new_learner
-from trainer.mixing_fit import fit_mixing
+from trainer.mixing_fit import Cases, fit_mixing, unseen_cases
 from trainer.refresh import with_unlearned
 from trainer.scorers import PopularityScorer, Scorer, scorer_of
 from trainer.selection import Lesson, Selection
@@ -36,6 +36,8 @@ class Candidate:
         held_out: Those of the gate as rows, -1 for items that no training click is on.
         counted: bool, one for each of `held_out.items`: whether it is a case.
         generator: Source of every random choice.
+        cases: The new training clicks as the incumbent would have met them, for the companion's weights; None where
+            there are none.
     """
 
     settings: TrainerSettings
@@ -46,6 +48,7 @@ class Candidate:
     held_out: Sessions
     counted: NDArray[np.bool_]
     generator: torch.Generator
+    cases: Cases | None = None
 
     @staticmethod
     def untrained(
@@ -84,21 +87,24 @@ class Candidate:
                 on_progress=on_progress,
             )
             return replace(self, companion=companion), report
+        cases = new_cases(self.incumbent, self.learner, lesson)
         companion = count_new(
             self.incumbent,
             self.learner,
             lesson,
+            cases,
             age_ms=now_ms - self.incumbent.created_at_ms,
             half_life_days=self.settings.companion_half_life_days,
         )
         report = _learn(self, lesson, self.settings.epochs_round, should_stop, on_progress)
-        return replace(self, companion=companion), report
+        return replace(self, companion=companion, cases=cases), report
 
     def taught_rest(self, should_stop: ShouldStop) -> tuple["Candidate", TrainReport]:
         """Learn and count the held-out clicks too, their new items appended; the gate has no more use for them.
 
-        Before that the mixing weights are chosen on them: they are the newest clicks, and still unseen. Then they catch
-        up with the others, and a last epoch plays all: the newest alone would drive out what was learned before.
+        Before that the mixing weights are chosen once more, on them too: they are the newest clicks, and still unseen,
+        but alone too few. Then they catch up with the others, and a last epoch plays all: the newest alone would drive
+        out what was learned before.
 
         Raises:
             TrainingDivergedError: The loss or a weight is not finite.
@@ -117,9 +123,10 @@ class Candidate:
     def _mixing_of_held_out(self) -> Mixing:
         if self.companion is None:
             return Mixing()
-        network, neighbours, start = self.learner.network, self.companion.neighbours, self.companion.mixing
-        held_out, counted = self.held_out, self.counted
-        return fit_mixing(network, neighbours, held_out, counted=counted, start=start).mixing
+        cases = unseen_cases(self.learner.network, self.companion.neighbours, self.held_out, counted=self.counted)
+        if self.cases is not None:
+            cases = self.cases.followed_by(cases)
+        return fit_mixing(cases, self.companion.mixing).mixing
 
     def ranks(self) -> NDArray[np.int64]:
         """Rank the held-out clicks as it would serve, int64 [cases]."""

@@ -10,7 +10,7 @@ from model.companion import Companion, Mixing
 from model.registry import ModelVersion
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
 from trainer.learner import Learner
-from trainer.mixing_fit import fit_mixing
+from trainer.mixing_fit import Cases, fit_mixing, unseen_cases
 from trainer.selection import Lesson
 from trainer.settings import TrainerSettings
 
@@ -62,7 +62,7 @@ def train_anew(
     if not report.is_complete:
         return report, None
     learner.transitions.add(older)
-    mixing = fit_mixing(learner.network, learner.transitions.neighbours(), unseen).mixing
+    mixing = fit_mixing(unseen_cases(learner.network, learner.transitions.neighbours(), unseen)).mixing
     learner.transitions.add(unseen)
     report = report.followed_by(learn(sessions=unseen, epochs=epochs))
     if report.is_complete:
@@ -76,32 +76,47 @@ def train_anew(
     return report, Companion(learner.transitions.neighbours(), mixing)
 
 
+def new_cases(parent: ModelVersion, learner: Learner, lesson: Lesson) -> Cases | None:
+    """Return a round's new clicks as its parent, which has not seen them, would have met them.
+
+    Args:
+        parent: What the learner was grown from.
+        learner: Where it learns is where the parent is asked.
+        lesson: Of the learner's rows.
+
+    Returns:
+        None where no companion is wanted or the parent has none.
+    """
+    if learner.transitions is None or parent.companion is None:
+        return None
+    network = parent.network.to(learner.network.input_table.device)
+    return unseen_cases(network, parent.companion.neighbours, lesson.sessions, counted=lesson.is_new)
+
+
 def count_new(
-    parent: ModelVersion, learner: Learner, lesson: Lesson, *, age_ms: int, half_life_days: float
+    parent: ModelVersion,
+    learner: Learner,
+    lesson: Lesson,
+    cases: Cases | None,
+    *,
+    age_ms: int,
+    half_life_days: float,
 ) -> Companion | None:
     """Add a round's new clicks to what a learner has counted; returns the companion of its version, if one is wanted.
-
-    The weights are those that would have suited the parent on the new clicks, which it had not seen.
 
     Args:
         parent: What the learner was grown from.
         learner: Its counts change.
         lesson: Of the learner's rows.
+        cases: What the weights are chosen on, see `new_cases`.
         age_ms: Time since the parent was made.
         half_life_days: Age at which what the parent counted is worth half.
     """
     if learner.transitions is None:
         return None
     mixing = Mixing()
-    if parent.companion is not None:
-        network = parent.network.to(learner.network.input_table.device)
-        mixing = fit_mixing(
-            network,
-            parent.companion.neighbours,
-            lesson.sessions,
-            counted=lesson.is_new,
-            start=parent.companion.mixing,
-        ).mixing
+    if cases is not None and parent.companion is not None:
+        mixing = fit_mixing(cases, parent.companion.mixing).mixing
     learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * _DAY_MS)))
     return count(learner, lesson, mixing)
 

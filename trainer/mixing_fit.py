@@ -3,7 +3,7 @@
 Only what can be among a click's best `CUTOFF` is kept of it: the items to which the companion gives something, and the
 network's best others. So trying a choice of weights costs the same however many items there are.
 
-Shape letters: c cases of a chunk, N items, e entries of a case, n entries of all cases, T tempers.
+Shape letters: c cases of a chunk, N items, e entries of a case, n entries of all cases, T tempers of `GRID`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,8 @@ from model.transitions import Neighbours
 from trainer.scorers import NetworkScorer, histories_at
 
 CUTOFF = 20
+MOST_CASES = 8000
+"""Of one network; fewer, and the weights fit what is chance."""
 GRID: dict[str, tuple[float, ...]] = {
     "repeat": (0.0, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
     "forward": (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
@@ -40,6 +42,7 @@ STARTS = (
     Mixing(temper=1.15, forward=0.4, backward=0.4, last=0.05, repeat=0.2),
 )
 _MOST_SWEEPS = 3
+_PARTS = ("scores", "forward", "backward", "age")
 _FORWARD, _BACKWARD = np.eye(6)[1], np.eye(6)[2]
 
 
@@ -60,16 +63,15 @@ class FittedMixing:
     mixture: dict[str, float]
 
 
-def fit_mixing(
+def unseen_cases(
     network: GRU4Rec,
     neighbours: Neighbours,
     sessions: Sessions,
     *,
     counted: NDArray[np.bool_] | None = None,
-    most_cases: int = 4000,
-    start: Mixing | None = None,
-) -> FittedMixing:
-    """Choose the weights by coordinate search on Recall@20 + MRR@20; deterministic.
+    most_cases: int = MOST_CASES,
+) -> "Cases":
+    """Return clicks to choose weights on.
 
     Args:
         network: What the companion goes with; it must not have learned from the counted clicks.
@@ -77,7 +79,6 @@ def fit_mixing(
         sessions: Of rows.
         counted: bool, one for each of `sessions.items`: which clicks to choose on; by default all but each first.
         most_cases: Clicks to choose on at most, spread evenly.
-        start: Where to begin; by default at `STARTS`, and the best end is taken.
     """
     if counted is None:
         counted = np.ones(len(sessions.items), dtype=np.bool_)
@@ -87,18 +88,29 @@ def fit_mixing(
     some = places[np.linspace(0, max(0, len(places) - 1), min(most_cases, len(places))).astype(np.int64)]
     counted[:] = False
     counted[some] = True
-    starts = STARTS if start is None else (start,)
-    collector = _Collector(network, neighbours, sorted({*GRID["temper"], *(one.temper for one in starts)}))
+    collector = _Collector(network, neighbours)
     collector.next_click_ranks(sessions, counted, "conservative")
-    cases = collector.cases()
+    return collector.cases()
+
+
+def fit_mixing(cases: "Cases", start: Mixing | None = None) -> FittedMixing:
+    """Choose the weights by coordinate search on Recall@20 + MRR@20; deterministic.
+
+    Args:
+        cases: What to choose on.
+        start: Where to begin; by default at `STARTS`, and the best end is taken.
+    """
+    starts = STARTS if start is None else (start,)
     found = [_climb(cases, one) if len(cases) else one for one in starts]
     best = max(found, key=cases.worth)
     return FittedMixing(best, len(cases), network=cases.metrics(ALONE), mixture=cases.metrics(best))
 
 
-def _climb(cases: "_Cases", start: Mixing) -> Mixing:
+def _climb(cases: "Cases", start: Mixing) -> Mixing:
     """Return the best weights that changing one after the other leads to."""
-    best, reached = start, cases.worth(start)
+    # What is kept of a case answers for the grid's tempers alone, and `start` may be of another grid.
+    best = replace(start, temper=min(GRID["temper"], key=lambda temper: abs(temper - start.temper)))
+    reached = cases.worth(best)
     for _ in range(_MOST_SWEEPS):
         before = best
         for name, values in GRID.items():
@@ -116,17 +128,17 @@ def _climb(cases: "_Cases", start: Mixing) -> Mixing:
 
 @dataclass(frozen=True)
 class _Case:
-    """One click; see `_Cases` for the parts, each [e]; `target` is a place among them, or -1."""
+    """One click; see `Cases` for the parts, each [e]; `target` is a place among them, or -1."""
 
     scores: NDArray[np.float32]
     forward: NDArray[np.float64]
     backward: NDArray[np.float64]
-    age: NDArray[np.int64]
+    age: NDArray[np.int8]
     target: int
 
 
 @dataclass(frozen=True)
-class _Cases:
+class Cases:
     """Clicks by what can be among their best; the entries of one case stand together.
 
     Attributes:
@@ -135,8 +147,7 @@ class _Cases:
         scores: float32 [n], the network's.
         forward: float64 [n], `model.mixing`'s F.
         backward: float64 [n], B.
-        age: int64 [n], clicks since the item's last in the session, -1 where it is not in it.
-        tempers: The tempers that can be asked for.
+        age: int8 [n], clicks since the item's last in the session, -1 where it is not in it.
         norms: float64 [cases, T], log of the sum of exp(temper s) over all items.
     """
 
@@ -145,12 +156,20 @@ class _Cases:
     scores: NDArray[np.float32]
     forward: NDArray[np.float64]
     backward: NDArray[np.float64]
-    age: NDArray[np.int64]
-    tempers: list[float]
+    age: NDArray[np.int8]
     norms: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.begins)
+
+    def followed_by(self, others: "Cases") -> "Cases":
+        """Return both; they may be of different networks."""
+        moved = np.where(others.target >= 0, others.target + len(self.scores), -1)
+        return Cases(
+            begins=np.concatenate([self.begins, others.begins + len(self.scores)]),
+            target=np.concatenate([self.target, moved]),
+            **{part: np.concatenate([getattr(self, part), getattr(others, part)]) for part in (*_PARTS, "norms")},
+        )
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
@@ -161,9 +180,10 @@ class _Cases:
         return {}
 
     def _softmax(self, temper: float) -> NDArray[np.float64]:
-        """Return the network's chances of the entries, float64 [n]; kept, as most choices share them."""
+        """Return the network's chances of the entries, float64 [n]; the last are kept, as most choices share them."""
         if temper not in self._chances:
-            norms = np.repeat(self.norms[:, self.tempers.index(temper)], self._lengths)
+            self._chances.clear()
+            norms = np.repeat(self.norms[:, GRID["temper"].index(temper)], self._lengths)
             self._chances[temper] = np.exp(temper * self.scores - norms)
         return self._chances[temper]
 
@@ -190,7 +210,6 @@ class _Collector(NetworkScorer):
     """Keeps what it is asked to rank."""
 
     neighbours: Neighbours
-    tempers: list[float]
     kept: list[_Case] = field(default_factory=list)
     norms: list[NDArray[np.float64]] = field(default_factory=list)
 
@@ -198,7 +217,7 @@ class _Collector(NetworkScorer):
         self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
     ) -> NDArray[np.int64]:
         self.norms.append(
-            torch.stack([torch.logsumexp(scores * temper, 1) for temper in self.tempers], 1).double().cpu().numpy()
+            torch.stack([torch.logsumexp(scores * temper, 1) for temper in GRID["temper"]], 1).double().cpu().numpy()
         )
         table = scores.cpu().numpy()
         for line, history, target in zip(table, histories_at(sessions, places), targets.tolist(), strict=True):
@@ -219,25 +238,21 @@ class _Collector(NetworkScorer):
         best = np.argpartition(-others, min(CUTOFF, len(line) - 1))[:CUTOFF]
         rows = np.union1d(given, best[others[best] > -np.inf])
         newest_first = history[::-1]
-        ages = np.full(len(rows), -1, dtype=np.int64)
+        ages = np.full(len(rows), -1, dtype=np.int8)
         for age in range(len(newest_first) - 1, -1, -1):
             ages[rows == newest_first[age]] = age
         place = np.flatnonzero(rows == target)
         return _Case(line[rows], forward[rows], backward[rows], ages, int(place[0]) if len(place) else -1)
 
-    def cases(self) -> _Cases:
+    def cases(self) -> Cases:
         """Return all that was kept."""
         lengths = np.array([len(case.age) for case in self.kept], dtype=np.int64)
         begins = np.cumsum(lengths) - lengths
         places = np.array([case.target for case in self.kept], dtype=np.int64)
-        parts = {
-            part: np.concatenate([getattr(case, part) for case in self.kept] or [np.empty(0)])
-            for part in ("scores", "forward", "backward", "age")
-        }
-        return _Cases(
+        parts = {part: np.concatenate([getattr(case, part) for case in self.kept] or [np.empty(0)]) for part in _PARTS}
+        return Cases(
             begins=begins,
             target=np.where(places >= 0, places + begins, -1),
-            tempers=self.tempers,
-            norms=np.concatenate(self.norms) if self.norms else np.empty((0, len(self.tempers))),
+            norms=np.concatenate(self.norms) if self.norms else np.empty((0, len(GRID["temper"]))),
             **parts,
         )

@@ -20,9 +20,9 @@ def ring(sessions: int, seed: int) -> Sessions:
     return Sessions(items=items, offsets=offsets, start_ms=offsets[:-1], end_ms=offsets[:-1])
 
 
-def untrained() -> NetworkScorer:
+def untrained(seed: int = 0) -> NetworkScorer:
     settings = GRU4RecSettings(embedding_size=8, hidden_sizes=(8,))
-    return NetworkScorer(GRU4Rec.initialised(settings, ITEMS, torch.Generator().manual_seed(0)))
+    return NetworkScorer(GRU4Rec.initialised(settings, ITEMS, torch.Generator().manual_seed(seed)))
 
 
 def learned() -> Neighbours:

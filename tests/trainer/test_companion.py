@@ -8,14 +8,15 @@ import torch
 
 from model.clicks import Sessions
 from model.companion import Mixing
+from model.gru4rec import GRU4Rec
 from model.registry import ModelVersion
 from model.transitions import Neighbours, Transitions
 from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
 from trainer import companion as making
-from trainer.companion import count_new, train_anew
+from trainer.companion import count_new, new_cases, train_anew
 from trainer.fit import fit
 from trainer.learner import Learner, grown_learner, new_learner
-from trainer.mixing_fit import FittedMixing
+from trainer.mixing_fit import Cases, FittedMixing, unseen_cases
 from trainer.selection import Lesson
 from trainer.settings import TrainerSettings
 
@@ -63,12 +64,13 @@ def test_weights_are_chosen_on_the_newest_sessions_beside_counts_that_lack_them(
     plays = [[session % 9, (session + 1) % 9, (session + 2) % 9] for session in range(38)] + [[9, 10, 11]] * 2
     asked: list[list[int]] = []
 
-    def chosen(_network: object, neighbours: Neighbours, sessions: Sessions) -> FittedMixing:
+    def noted(network: GRU4Rec, neighbours: Neighbours, sessions: Sessions) -> Cases:
         asked.append(sessions.items.tolist())
         assert neighbours.successor_offsets[9] == neighbours.successor_offsets[12], "nothing is known of what is new"
-        return FittedMixing(Mixing(forward=0.123), 1, {}, {})
+        return unseen_cases(network, neighbours, sessions)
 
-    monkeypatch.setattr(making, "fit_mixing", chosen)
+    monkeypatch.setattr(making, "unseen_cases", noted)
+    monkeypatch.setattr(making, "fit_mixing", lambda _cases: FittedMixing(Mixing(forward=0.123), 1, {}, {}))
     learner, generator = fresh(SMALL, sessions_of(*plays))
     before = learner.network.parameters["embedding"].clone()
     _, companion = train_anew(learner, sessions_of(*plays), SMALL, generator=generator)
@@ -123,7 +125,8 @@ def grown(version: ModelVersion, settings: TrainerSettings = SMALL) -> Learner:
 def counted(version: ModelVersion, learner: Learner, *, age_days: float = 0.0) -> dict[tuple[int, int], float]:
     sessions, is_new = sessions_of([0, 12, 1], [3, 4]), np.array([False, True, True, False, False])
     lesson = Lesson(sessions, is_new, is_new)
-    made = count_new(version, learner, lesson, age_ms=int(age_days * DAY_MS), half_life_days=10.0)
+    cases = new_cases(version, learner, lesson)
+    made = count_new(version, learner, lesson, cases, age_ms=int(age_days * DAY_MS), half_life_days=10.0)
     assert made is not None
     assert made.neighbours.item_count == 13
     return pairs_of(learner.transitions or Transitions(0))
@@ -160,5 +163,7 @@ def test_a_parent_without_a_companion_gets_one_and_one_that_is_not_wanted_ends()
     learner = grown(version, SMALL.model_copy(update={"companion": False}))
     assert learner.transitions is None
     both = np.array([True, True])
-    ended = count_new(version, learner, Lesson(sessions_of([0, 1]), both, both), age_ms=0, half_life_days=1.0)
+    lesson = Lesson(sessions_of([0, 1]), both, both)
+    assert new_cases(version, learner, lesson) is None
+    ended = count_new(version, learner, lesson, None, age_ms=0, half_life_days=1.0)
     assert ended is None

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from model.announcements import Announcement
 from model.clicks import Click
+from model.companion import Mixing
 from model.errors import DamagedVersionError, UnknownVersionError
 from model.recommender import Recommender
 from model.registry import ModelVersion, Registry
@@ -23,6 +24,7 @@ from tests.trainer.click_builders import (
 )
 from trainer.candidate import Candidate
 from trainer.errors import TrainingDivergedError
+from trainer.mixing_fit import Cases, FittedMixing, fit_mixing
 from trainer.round import Published, Refused, Round, RoundResult, Skipped, Stopped
 from trainer.settings import TrainerSettings
 from trainer.window import Window
@@ -92,6 +94,26 @@ def test_a_first_version_no_better_than_popularity_is_refused(tmp_path: Path) ->
     assert "must differ by above 0" in result.detail
     assert registry.versions() == []
     assert announcer.serving() is None
+
+
+def test_weights_are_chosen_on_all_new_clicks_before_they_are_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, announcer, window = first_version(tmp_path)
+    add_clicks(window, cyclic_clicks(ITEMS, sessions=100, start_ms=LATER_MS))
+    chosen_on: list[int] = []
+
+    def noted(cases: Cases, start: Mixing) -> FittedMixing:
+        chosen_on.append(len(cases))
+        return fit_mixing(cases, start)
+
+    for module in ("trainer.companion", "trainer.candidate"):
+        monkeypatch.setattr(f"{module}.fit_mixing", noted)
+    result = a_round(registry, announcer).run(window.snapshot())
+    assert isinstance(result, Published)
+    lesson = result.selection.training
+    trained = lesson.is_new.sum() - lesson.is_new[lesson.sessions.offsets[:-1]].sum()
+    assert chosen_on == [trained, trained + result.selection.counted.sum()]
 
 
 def test_the_next_round_goes_on_from_the_version_that_serves(tmp_path: Path) -> None:
