@@ -184,7 +184,7 @@ def _learn(
         candidate.learner.network,
         candidate.learner.optimizer,
         lesson.sessions,
-        candidate.settings,
+        candidate.settings if candidate.incumbent is None else candidate.settings.of_rounds(),
         epochs=epochs,
         generator=candidate.generator,
         learned=lesson.learned,

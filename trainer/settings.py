@@ -81,6 +81,9 @@ class TrainerSettings(BaseModel):
         False,
         description="carry what hidden_dropout left of a state on, as the authors' own code does",
     )
+    dropout_round: DropRate | None = Field(
+        None, description="takes the place of both in fine-tuning rounds, where they are not 0; none: the same"
+    )
     epochs_first: Size = Field(5, description="passes over the clicks when training from scratch")
     epochs_round: Size = Field(2, description="passes over the clicks of a fine-tuning round")
     companion: bool = Field(True, description="mix what followed what, and the session's own items, into the answers")
@@ -204,6 +207,13 @@ class TrainerSettings(BaseModel):
         """Return the wait after a failure that `failures` others went before; it doubles with each."""
         return min(self.retry_longest_s, self.retry_first_s * 2.0 ** min(failures, 64))
 
+    def of_rounds(self) -> "TrainerSettings":
+        """Return the settings that fine-tuning a version takes."""
+        if self.dropout_round is None:
+            return self
+        kinds = {"embedding_dropout": self.embedding_dropout, "hidden_dropout": self.hidden_dropout}
+        return self.model_copy(update={name: self.dropout_round for name, rate in kinds.items() if rate})
+
     def recipe(self) -> dict[str, Any]:
         """Return the settings that shape a version, as plain JSON values for a version's manifest."""
         return self.model_dump(mode="json", include=_RECIPE)
@@ -213,6 +223,6 @@ _RECIPE = {
     "loss", "bpr_regularisation", "bpr_elu", "temperature", "label_smoothing", "logq", "logq_target", "batch_size",
     "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
     "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "hidden_dropout_carried",
-    "epochs_first", "epochs_round", "companion", "companion_half_life_days", "idle_ms", "replay_share",
+    "dropout_round", "epochs_first", "epochs_round", "companion", "companion_half_life_days", "idle_ms", "replay_share",
     "holdout_share", "holdout_clicks", "seed",
 }  # fmt: skip

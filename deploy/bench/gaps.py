@@ -29,6 +29,7 @@ from deploy.local_broker import start_broker
 from deploy.ports import free_port
 from deploy.settings import HttpSettings, Settings
 from deploy.shop import Shop, ShopSettings
+from model.clicks import ClickTable
 from model.registry import Registry
 
 NEXT_VERSION = "bench-next"
@@ -83,11 +84,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
     generator = np.random.default_rng(bench.seed)
     shop = Shop(ShopSettings(items=bench.items, categories=max(bench.items // 100, 1)), generator)
     stretch = int(bench.rate * bench.seconds)
-    table = generate_clicks(shop, STRETCHES * stretch, generator)
-    event_ms = int(table.timestamp_ms[0]) + _CLICK_MS * np.arange(len(table))
-    table = replace(table, timestamp_ms=event_ms)
-    ids = spread_ids(len(table.session_ids), len(table.session_ids) + bench.ended, generator)
-    table = replace(table, session_ids=ids[: len(table.session_ids)])
+    table, ended = _clicks(bench, shop, STRETCHES * stretch, generator)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-bench-")))
         note(f"broker and two versions of {bench.items:,} items")
@@ -108,7 +105,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             event_ms=int(table.timestamp_ms[SWEEP_AT * stretch]) - settings.worker.idle_ms - 1,
             generator=generator,
         )
-        fill_changelog(settings.topic_plan().sessions_changelog, ids[len(table.session_ids) :], records, connection)
+        fill_changelog(settings.topic_plan().sessions_changelog, ended, records, connection)
         worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
         worker.wait_until_ready(f"127.0.0.1:{http.worker_port}", READY_DEADLINE_S)
         causes: dict[str, Callable[[], None]] = {
@@ -133,6 +130,15 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
                 found[cause] = {"longest_gap_ms": measured.longest_gap_ms()} | measured.to_dict()
         _check_swap(folder / "worker.log")
     return {"causes": found, "settings": vars(bench), "environment": environment()}
+
+
+def _clicks(bench: GapsBench, shop: Shop, count: int, generator: np.random.Generator) -> tuple[ClickTable, list[str]]:
+    """Return clicks at an even pace of event time, and ids of sessions that none of them is of."""
+    table = generate_clicks(shop, count, generator)
+    ids = spread_ids(len(table.session_ids), len(table.session_ids) + bench.ended, generator)
+    event_ms = int(table.timestamp_ms[0]) + _CLICK_MS * np.arange(len(table))
+    table = replace(table, timestamp_ms=event_ms, session_ids=ids[: len(table.session_ids)])
+    return table, ids[len(table.session_ids) :]
 
 
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: GapsBench) -> Child:

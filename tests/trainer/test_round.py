@@ -22,8 +22,10 @@ from tests.trainer.click_builders import (
     shuffled_clicks,
     window_of,
 )
+from trainer import candidate
 from trainer.candidate import Candidate
 from trainer.errors import TrainingDivergedError
+from trainer.fine_tune import train
 from trainer.mixing_fit import Cases, FittedMixing, fit_mixing
 from trainer.round import Published, Refused, Round, RoundResult, Skipped, Stopped
 from trainer.settings import TrainerSettings
@@ -395,6 +397,31 @@ class CrashingParts:
     def should_stop(self) -> bool:
         self.moment()
         return False
+
+
+def test_fine_tuning_takes_the_dropout_of_rounds_and_the_first_training_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[float, float]] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        settings = args[3]
+        taken.append((settings.embedding_dropout, settings.hidden_dropout))
+        return train(*args, **options)
+
+    monkeypatch.setattr(candidate, "train", noted)
+    registry, announcer, window = (
+        new_registry(tmp_path),
+        MemoryAnnouncer(),
+        window_of(cyclic_clicks(ITEMS, sessions=300)),
+    )
+    own = SMALL.model_copy(update={"embedding_dropout": 0.1, "hidden_dropout": 0.2, "dropout_round": 0.4})
+    assert isinstance(a_round(registry, announcer, own).run(window.snapshot()), Published)
+    assert set(taken) == {(0.1, 0.2)}
+    taken.clear()
+    add_clicks(window, cyclic_clicks(ITEMS, sessions=200, start_ms=LATER_MS))
+    assert isinstance(a_round(registry, announcer, own).run(window.snapshot()), Published)
+    assert set(taken) == {(0.4, 0.4)}
 
 
 def run_crashing(registry: Registry, announcer: MemoryAnnouncer, window: Window, crash_at: int) -> RoundResult | None:

@@ -45,6 +45,25 @@ def test_the_recipe_in_the_manifest_holds_what_shapes_the_weights_and_no_secret_
     assert not recipe.keys() & {"device", "threads", "poll_s", "kafka_timeout_s"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "dropouts"),
+    [
+        ({}, (0.3, 0.3)),
+        ({"dropout_round": 0.5}, (0.5, 0.5)),
+        ({"dropout_round": 0.0}, (0.0, 0.0)),
+        ({"dropout_round": 0.5, "embedding_dropout": 0.0}, (0.0, 0.5)),
+    ],
+)
+def test_rounds_may_have_a_dropout_of_their_own_but_none_that_the_first_has_not(
+    changes: dict[str, float], dropouts: tuple[float, float]
+) -> None:
+    settings = TrainerSettings.model_validate(changes)
+    rounds = settings.of_rounds()
+    assert (rounds.embedding_dropout, rounds.hidden_dropout) == dropouts
+    assert rounds.recipe().keys() == settings.recipe().keys()
+    assert settings.recipe()["dropout_round"] == changes.get("dropout_round")
+
+
 def test_whatever_gives_a_network_its_form_is_passed_on() -> None:
     form: dict[str, Any] = {
         "skip_weight": 3.0,
