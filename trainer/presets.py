@@ -19,7 +19,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "sampling_alpha": 0.3,
             "cosine_scale": 15.0,
             "replay_share": 2.0,
-            "dropout_round": 0.5,
         },
         # Users with dozens to thousands of clicks each, and no sessions to speak of.
         "long-histories": {
