@@ -1,13 +1,11 @@
 """What rounding stored hidden vectors to float16 does to a trained version's answers to clicks it has not seen."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 
 from model.baselines.popularity import Popularity
 from model.clicks import Click, encode_click, read_clicks
@@ -22,15 +20,6 @@ from trainer.protocols import split_protocol
 from trainer.settings import TrainerSettings
 
 TOP_K, BATCH = 20, 256
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Training in several threads takes fifty times as long where other processes use the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batches(clicks: Sequence[Click]) -> list[list[SourceRecord]]:
@@ -71,7 +60,6 @@ def play(
     return recall, answers, float(np.mean([len(record) for record in store.values()]))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_float16_states_answer_as_float32_ones_do_but_for_the_last_places(
     data_file: Callable[[str], Path], record_property: Callable[[str, object], None]
 ) -> None:

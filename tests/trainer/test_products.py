@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +13,6 @@ from trainer.products import choose_multiply, multiply_by_torch
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
     compile_products()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def matrix(rows: int, columns: int, layout: str, seed: int) -> Floats:
@@ -70,7 +60,6 @@ def test_training_is_that_of_the_plain_step_with_either_product(
     assert_equal_training(SMALL.model_copy(update=changes))
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("processor", "threads", "expected"),
     [("znver5", 1, multiply), ("znver5", 2, multiply_by_torch), ("sapphirerapids", 1, multiply_by_torch)],
