@@ -35,7 +35,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "sampling_alpha": 0.3,
             "embedding_dropout": 0.2,
             "hidden_dropout": 0.2,
-            "epochs_first": 8,
+            "epochs_first": 12,
         },
     }
 )
