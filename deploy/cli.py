@@ -64,9 +64,8 @@ class NextclickGroup(click.Group):
 
 def _log_to_standard_error() -> None:
     """Keep what the imported modules log out of standard output, which is the result's alone."""
-    structlog: Any = sys.modules.get(
-        "structlog"
-    )  # not imported for the sake of it: that takes longer than some commands
+    # Not imported for the sake of it: that takes longer than some commands.
+    structlog: Any = sys.modules.get("structlog")
     if structlog is not None and not structlog.is_configured():
         structlog.configure(logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr))
 

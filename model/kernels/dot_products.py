@@ -16,10 +16,10 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.types import none
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
 
 from model.kernels.compiling import ONE, ZERO, Floats, compiled, larger
+from model.kernels.emitter import Emitter
 
 _FEATURES = binding.get_host_cpu_features()
 _HAS_512_BITS = bool(_FEATURES.get("avx512bw"))
@@ -143,40 +143,28 @@ def _products_of(together: int) -> Any:
         multiplied = _add_products_of_pairs if items.dtype == types.int16 else _add_products_of_fours
 
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return _emit(context, builder, signature, values, together, multiplied)
+            _emit(Emitter(context, builder, signature, values), together, multiplied)
+            return context.get_dummy_value()
 
         return none(queries, _starts, types.int64, items, types.int64, sums, types.int64), emit
 
     return products
 
 
-def _emit(  # noqa: PLR0917 - as emitters are called, and two more
-    context: Any, builder: Any, signature: Any, values: Any, together: int, multiplied: Any
-) -> Any:
-    """Emit the product of `together` queries and a panel of items."""
-
-    def array(place: int) -> Any:
-        return cast("Any", make_array)(signature.args[place])(context, builder, values[place])
+def _emit(emitter: Emitter, together: int, multiplied: Any) -> None:
+    """Emit the product of `together` queries and a panel of items; pointers and strides count 32 bits."""
+    builder, values = emitter.builder, emitter.values
 
     def number(value: int) -> Any:
         return ir.Constant(_INT64, value)
 
-    def at(pointer: Any, offset: Any, kind: Any) -> Any:
-        return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
-
-    def load(pointer: Any) -> Any:
-        loaded = builder.load(pointer)
-        loaded.align = 4
-        return loaded
-
-    steps = builder.extract_value(array(0).shape, 1)
-    stride = builder.extract_value(array(5).shape, 1)
+    steps = builder.extract_value(emitter.array(0).shape, 1)
+    stride = builder.extract_value(emitter.array(5).shape, 1)
     first = builder.mul(values[2], number(together))
-    query_at = builder.gep(at(array(0).data, number(0), _INT32), [builder.mul(first, steps)])
-    panel_size = builder.mul(steps, number(ITEMS))
-    item_at = builder.gep(at(array(3).data, number(0), _INT32), [builder.mul(values[4], panel_size)])
+    query_at = emitter.pointer(0, builder.mul(first, steps), _INT32)
+    item_at = emitter.pointer(3, builder.mul(values[4], builder.mul(steps, number(ITEMS))), _INT32)
     starts = [
-        _everywhere(builder, load(builder.gep(array(1).data, [builder.add(first, number(query))])))
+        emitter.everywhere(emitter.load(emitter.pointer(1, builder.add(first, number(query))), _INT32), _SUMS)
         for query in range(together)
     ]
 
@@ -188,10 +176,11 @@ def _emit(  # noqa: PLR0917 - as emitters are called, and two more
     before = [[builder.phi(_SUMS) for _ in range(_REGISTERS_ACROSS)] for _ in range(together)]
     item_line = builder.gep(item_at, [builder.mul(place, number(ITEMS))])
     query_line = builder.gep(query_at, [builder.mul(place, number(together))])
-    across = [load(at(item_line, number(_LANES * part), _SUMS)) for part in range(_REGISTERS_ACROSS)]
+    registers = [builder.gep(item_line, [number(_LANES * part)]) for part in range(_REGISTERS_ACROSS)]
+    across = [emitter.load(register, _SUMS) for register in registers]
     after = []
     for query in range(together):
-        everywhere = _everywhere(builder, load(builder.gep(query_line, [number(query)])))
+        everywhere = emitter.everywhere(emitter.load(builder.gep(query_line, [number(query)]), _INT32), _SUMS)
         after.append(
             [multiplied(builder, was, part, everywhere) for was, part in zip(before[query], across, strict=True)]
         )
@@ -207,16 +196,7 @@ def _emit(  # noqa: PLR0917 - as emitters are called, and two more
     for query in range(together):
         line = builder.add(builder.mul(builder.add(first, number(query)), stride), values[6])
         for part in range(_REGISTERS_ACROSS):
-            target = builder.add(line, number(_LANES * part))
-            builder.store(after[query][part], at(array(5).data, target, _SUMS)).align = 4
-    return context.get_dummy_value()
-
-
-def _everywhere(builder: Any, one: Any) -> Any:
-    """Return a value in all lanes."""
-    nothing = ir.Constant(_SUMS, ir.Undefined)
-    first = builder.insert_element(nothing, one, ir.Constant(_INT32, 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(_SUMS, [0] * _LANES))
+            emitter.store(after[query][part], emitter.pointer(5, builder.add(line, number(_LANES * part))))
 
 
 def _add_products_of_fours(builder: Any, sums: Any, items: Any, query: Any) -> Any:

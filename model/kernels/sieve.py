@@ -9,7 +9,8 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 from numba.core.types import float32, int64
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+
+from model.kernels.emitter import Emitter
 
 SIFTED = 16  # values sifted at a time
 _HAS_COMPRESSION = bool(binding.get_host_cpu_features().get("avx512f"))
@@ -52,38 +53,19 @@ def _sifter(*, at_once: bool) -> Any:
     return sifted
 
 
-class _Emitter:
-    """What both ways emit with."""
+def _sources(emitter: Emitter) -> tuple[Any, Any]:
+    """Return the scores and the rows that are sifted."""
+    scores, rows = emitter.pointer(0, emitter.values[1]), emitter.pointer(2, emitter.values[3])
+    return emitter.load(scores, _FLOATS), emitter.load(rows, _ROWS)
 
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
-        self.builder = builder
-        self._context, self._kinds, self._values = context, signature.args, values
 
-    def pointer(self, array: int, at: Any) -> Any:
-        """Return where a value of the array that is an argument lies."""
-        made = cast("Any", make_array)(self._kinds[array])(self._context, self.builder, self._values[array])
-        return self.builder.gep(made.data, [at])
+def _better(emitter: Emitter, scores: Any) -> Any:
+    """Return which scores are greater than the bar; none where one of the two is not a number."""
+    return emitter.builder.fcmp_ordered(">", scores, emitter.everywhere(emitter.values[4], _FLOATS))
 
-    def load(self, array: int, kind: Any) -> Any:
-        """Return the vector of the array at the place that the argument after it says."""
-        pointer = self.builder.bitcast(self.pointer(array, self._values[array + 1]), kind.as_pointer())
-        loaded = self.builder.load(pointer)
-        loaded.align = 4
-        return loaded
 
-    def store(self, value: Any, array: int, at: Any) -> None:
-        pointer = self.builder.bitcast(self.pointer(array, at), value.type.as_pointer())
-        self.builder.store(value, pointer).align = 4
-
-    def better(self, scores: Any) -> Any:
-        """Return which scores are greater than the bar; none where one of the two is not a number."""
-        nothing = ir.Constant(_FLOATS, ir.Undefined)
-        first = self.builder.insert_element(nothing, self._values[4], ir.Constant(_INT32, 0))
-        bars = self.builder.shuffle_vector(first, nothing, ir.Constant(_ROWS, [0] * SIFTED))
-        return self.builder.fcmp_ordered(">", scores, bars)
-
-    def bits(self, better: Any) -> Any:
-        return self.builder.zext(self.builder.bitcast(better, ir.IntType(SIFTED)), _INT64)
+def _bits(builder: Any, better: Any) -> Any:
+    return builder.zext(builder.bitcast(better, ir.IntType(SIFTED)), _INT64)
 
 
 _KEPT_SCORES, _KEPT_ROWS, _KEPT_AT = 5, 6, 7  # places of the arguments
@@ -91,27 +73,27 @@ _BELOW_ALL = ir.Constant(_FLOATS, [float("-inf")] * SIFTED)
 
 
 def _emit_at_once(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    emitter = _Emitter(context, builder, signature, values)
+    emitter = Emitter(context, builder, signature, values)
 
     def compressed(value: Any, name: str, rest: Any) -> Any:
         kind = ir.FunctionType(value.type, [value.type, value.type, _BITS])
         function = cast("Any", cgutils).get_or_insert_function(builder.module, kind, name)
         return builder.call(function, [value, rest, better])
 
-    scores, rows = emitter.load(0, _FLOATS), emitter.load(2, _ROWS)
-    better = emitter.better(scores)
+    scores, rows = _sources(emitter)
+    better = _better(emitter, scores)
     kept_scores = compressed(scores, "llvm.x86.avx512.mask.compress.v16f32", _BELOW_ALL)
     kept_rows = compressed(rows, "llvm.x86.avx512.mask.compress.v16i32", rows)
-    emitter.store(kept_scores, _KEPT_SCORES, values[_KEPT_AT])
-    emitter.store(kept_rows, _KEPT_ROWS, values[_KEPT_AT])
-    return builder.ctpop(emitter.bits(better))
+    emitter.store(kept_scores, emitter.pointer(_KEPT_SCORES, values[_KEPT_AT]))
+    emitter.store(kept_rows, emitter.pointer(_KEPT_ROWS, values[_KEPT_AT]))
+    return builder.ctpop(_bits(builder, better))
 
 
 def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    emitter = _Emitter(context, builder, signature, values)
-    scores, rows = emitter.load(0, _FLOATS), emitter.load(2, _ROWS)
-    bits = emitter.bits(emitter.better(scores))
-    emitter.store(_BELOW_ALL, _KEPT_SCORES, values[_KEPT_AT])
+    emitter = Emitter(context, builder, signature, values)
+    scores, rows = _sources(emitter)
+    bits = _bits(builder, _better(emitter, scores))
+    emitter.store(_BELOW_ALL, emitter.pointer(_KEPT_SCORES, values[_KEPT_AT]))
 
     entry, step, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_unsigned("!=", bits, ir.Constant(_INT64, 0)), step, done)
@@ -119,7 +101,7 @@ def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     left, kept_at = builder.phi(_INT64), builder.phi(_INT64)
     lane = builder.trunc(builder.cttz(left, ir.Constant(ir.IntType(1), 1)), _INT32)
     for value, array in ((scores, _KEPT_SCORES), (rows, _KEPT_ROWS)):
-        emitter.store(builder.extract_element(value, lane), array, kept_at)
+        emitter.store(builder.extract_element(value, lane), emitter.pointer(array, kept_at))
     fewer = builder.and_(left, builder.sub(left, ir.Constant(_INT64, 1)))
     left.add_incoming(bits, entry)
     left.add_incoming(fewer, step)

@@ -10,7 +10,8 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.types import none
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+
+from model.kernels.emitter import Emitter
 
 _HAS_512_BITS = bool(binding.get_host_cpu_features().get("avx512f"))
 LANES = 16 if _HAS_512_BITS else 8
@@ -22,37 +23,9 @@ _INT64, _FLOAT = ir.IntType(64), ir.FloatType()
 _SUMS = ir.VectorType(_FLOAT, LANES)
 
 
-class _Emitter:
-    """What both intrinsics emit with."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
-        self.builder = builder
-        self._arguments = context, builder, signature.args, values
-
-    def at(self, place: int, offset: Any) -> Any:
-        """Return a pointer to a value of the array that is an argument."""
-        context, builder, kinds, values = self._arguments
-        return builder.gep(cast("Any", make_array)(kinds[place])(context, builder, values[place]).data, [offset])
-
-    def parts(self, pointer: Any) -> list[Any]:
-        """Return pointers to the registers' worth of values of a line."""
-        starts = [ir.Constant(_INT64, part * LANES) for part in range(_REGISTERS_ACROSS)]
-        return [self.builder.bitcast(self.builder.gep(pointer, [start]), _SUMS.as_pointer()) for start in starts]
-
-    def load(self, pointer: Any) -> Any:
-        loaded = self.builder.load(pointer)
-        loaded.align = 4
-        return loaded
-
-    def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, pointer).align = 4
-
-    def everywhere(self, one: Any) -> Any:
-        """Return a value in all lanes."""
-        nothing = ir.Constant(_SUMS, ir.Undefined)
-        first = self.builder.insert_element(nothing, one, ir.Constant(ir.IntType(32), 0))
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return self.builder.shuffle_vector(first, nothing, lanes)
+def _parts(builder: Any, pointer: Any) -> list[Any]:
+    """Return pointers to the registers' worth of values of a line."""
+    return [builder.gep(pointer, [ir.Constant(_INT64, part * LANES)]) for part in range(_REGISTERS_ACROSS)]
 
 
 @intrinsic
@@ -60,10 +33,10 @@ def _line_copied(_context: Any, source: Any, _source_at: Any, target: Any, _targ
     """Copy COLUMNS values that lie side by side."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emitter = _Emitter(context, builder, signature, values)
-        sources, targets = (emitter.parts(emitter.at(place, values[place + 1])) for place in (0, 2))
+        emitter = Emitter(context, builder, signature, values)
+        sources, targets = (_parts(builder, emitter.pointer(place, values[place + 1])) for place in (0, 2))
         for read, written in zip(sources, targets, strict=True):
-            emitter.store(emitter.load(read), written)
+            emitter.store(emitter.load(read, _SUMS), written)
         return context.get_dummy_value()
 
     return none(source, types.int64, target, types.int64), emit
@@ -74,14 +47,14 @@ def _square_turned(_context: Any, source: Any, _source_at: Any, _apart: Any, tar
     """Copy LANES lines of LANES values, `_apart` from each other, as the columns of lines that are COLUMNS apart."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emitter = _Emitter(context, builder, signature, values)
+        emitter = Emitter(context, builder, signature, values)
 
         def line(pointer: Any, apart: Any, number: int) -> Any:
             start = builder.gep(pointer, [builder.mul(apart, ir.Constant(_INT64, number))])
             return builder.bitcast(start, _SUMS.as_pointer())
 
-        source, target = emitter.at(0, values[1]), emitter.at(3, values[4])
-        lines = [emitter.load(line(source, values[2], number)) for number in range(LANES)]
+        source, target = emitter.pointer(0, values[1]), emitter.pointer(3, values[4])
+        lines = [emitter.load(line(source, values[2], number), _SUMS) for number in range(LANES)]
         for half in (LANES >> shift for shift in range(1, LANES.bit_length())):
             for place in (place for place in range(LANES) if not place & half):
                 pair = lines[place], lines[place + half]
@@ -129,25 +102,25 @@ def _tile_multiplied(
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _, left_at, down, along, _, panel_at, depth, _, out_at, line, adds = values
-        emitter = _Emitter(context, builder, signature, values)
+        emitter = Emitter(context, builder, signature, values)
 
         def number(value: int) -> Any:
             return ir.Constant(_INT64, value)
 
         kind = ir.FunctionType(_SUMS, [_SUMS] * 3)
         fma = cast("Any", cgutils).get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-        rows = [builder.gep(emitter.at(0, left_at), [builder.mul(down, number(row))]) for row in range(ROWS)]
-        columns = emitter.at(4, panel_at)
+        rows = [builder.gep(emitter.pointer(0, left_at), [builder.mul(down, number(row))]) for row in range(ROWS)]
+        columns = emitter.pointer(4, panel_at)
         entry, step, done = builder.block, builder.append_basic_block("value"), builder.append_basic_block("summed")
         builder.branch(step)
         builder.position_at_end(step)
         k, beside = builder.phi(_INT64), builder.phi(_INT64)
         before = [[builder.phi(_SUMS) for _ in range(_REGISTERS_ACROSS)] for _ in range(ROWS)]
         line_at = builder.gep(columns, [builder.mul(k, number(COLUMNS))])
-        across = [emitter.load(part) for part in emitter.parts(line_at)]
+        across = [emitter.load(part, _SUMS) for part in _parts(builder, line_at)]
         after = []
         for row, sums in zip(rows, before, strict=True):
-            one = emitter.everywhere(builder.load(builder.gep(row, [beside])))
+            one = emitter.everywhere(emitter.load(builder.gep(row, [beside]), _FLOAT), _SUMS)
             after.append([builder.call(fma, [one, column, total]) for column, total in zip(across, sums, strict=True)])
         following = builder.add(k, number(1)), builder.add(beside, along)
         nothing = ir.Constant(_SUMS, [0.0] * LANES)
@@ -162,9 +135,9 @@ def _tile_multiplied(
 
         builder.position_at_end(done)
         for row in range(ROWS):
-            start = builder.gep(emitter.at(7, out_at), [builder.mul(line, number(row))])
-            for place, total in zip(emitter.parts(start), after[row], strict=True):
-                added = builder.fadd(emitter.load(place), total)
+            start = builder.gep(emitter.pointer(7, out_at), [builder.mul(line, number(row))])
+            for place, total in zip(_parts(builder, start), after[row], strict=True):
+                added = builder.fadd(emitter.load(place, _SUMS), total)
                 emitter.store(builder.select(adds, added, total), place)
         return context.get_dummy_value()
 

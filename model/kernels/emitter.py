@@ -1,0 +1,51 @@
+"""What intrinsics emit with: where arrays lie, loads and stores of single values and whole registers."""
+
+from typing import Any, cast
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.np.arrayobj import make_array
+
+_INT32 = ir.IntType(32)
+_ALIGNMENT = 4  # of the values that kernels work on, and all that is known of a register's worth of them
+
+
+class Emitter:
+    """Emits into the function that is compiled.
+
+    Args:
+        context: This and the others are what numba hands to an intrinsic's emitter.
+        builder: Where instructions go.
+        signature: Of the intrinsic.
+        values: Of its arguments.
+    """
+
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
+        self.builder = builder
+        self.values = values
+        self._context, self._kinds = context, signature.args
+
+    def array(self, argument: int) -> Any:
+        """Return the array that is an argument."""
+        made = cast("Any", make_array)(self._kinds[argument])
+        return made(self._context, self.builder, self.values[argument])
+
+    def pointer(self, argument: int, at: Any, kind: Any = None) -> Any:
+        """Return where a value of an array lies, counted flat in its own values or in those of `kind`."""
+        data = self.array(argument).data
+        return self.builder.gep(data if kind is None else self.builder.bitcast(data, kind.as_pointer()), [at])
+
+    def load(self, pointer: Any, kind: Any) -> Any:
+        """Return what lies at a pointer."""
+        loaded = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
+        loaded.align = _ALIGNMENT
+        return loaded
+
+    def store(self, value: Any, pointer: Any) -> None:
+        """Write a value of any kind."""
+        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer())).align = _ALIGNMENT
+
+    def everywhere(self, one: Any, kind: Any) -> Any:
+        """Return a vector of `kind` with a value in all lanes."""
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, one, ir.Constant(_INT32, 0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_INT32, kind.count), None))
