@@ -27,7 +27,7 @@ from deploy.click_generator import generate_clicks
 from deploy.errors import ChildError
 from deploy.local_broker import start_broker
 from deploy.ports import free_port
-from deploy.settings import HttpSettings, Settings
+from deploy.settings import HttpSettings, Settings, as_environment
 from deploy.shop import Shop, ShopSettings
 from model.clicks import ClickTable
 from model.registry import Registry
@@ -142,19 +142,14 @@ def _clicks(bench: GapsBench, shop: Shop, count: int, generator: np.random.Gener
 
 
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: GapsBench) -> Child:
-    return Child(
-        ["worker"],
-        {
-            "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "REGISTRY": str(folder / "registry"),
-            "PARTITIONS": str(settings.partitions),
-            "HTTP__WORKER_PORT": str(settings.http.worker_port),
-            "WORKER__DATA_DIR": str(folder / "worker"),
-            "WORKER__SWEEP_INTERVAL_S": str(bench.seconds / _SWEEPS),
-            "LOG_FORMAT": "json",
-        },
-        folder / "worker.log",
-    )
+    worker = {"data_dir": folder / "worker", "sweep_interval_s": bench.seconds / _SWEEPS}
+    own = {
+        "kafka": settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
+        "registry": str(folder / "registry"),
+        "worker": settings.worker.model_copy(update=worker),
+        "log_format": "json",
+    }
+    return Child(["worker"], as_environment(settings.model_copy(update=own)), folder / "worker.log")
 
 
 def _rebalance(connection: dict[str, str], topic: str) -> None:
