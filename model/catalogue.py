@@ -1,10 +1,9 @@
 """All items, packed so that the best of them for a query are found exactly without keeping a score of every item.
 
-Every item is scored in 16-bit integers first; a few more than k come out of that, which are scored in float32. The
-error of the first stage has a bound, so the answer is known to be that of float32 for all items, or else it is worked
-out in float32 after all.
+Every item is scored in integers first (`model.integer_search`); some more than k come out of that, among which the best
+must be by the bound on its error, and are scored in float32. Where too many do, all are.
 
-Shape letters: C queries, D width of a vector, N items, K items kept of the first stage, k items asked for.
+Shape letters: C queries, D width of a vector, N items, k items asked for.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position

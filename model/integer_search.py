@@ -4,7 +4,7 @@ An item of the true top k has in integers at least the score of the k-th best, l
 it down, another the k-th up. So that is the bar. While the catalogue is gone through it is that of the items seen so
 far, which can only be lower; what beats it is held, and now and then the bar is raised and what it excludes let go.
 
-Shape letters: C queries, N items, M candidates held at most, T items of a tile.
+Shape letters: C queries, N items, M candidates held at most.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
