@@ -21,7 +21,7 @@ from confluent_kafka import Consumer
 from deploy.bench import open_loop
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
-from deploy.bench.served_version import VERSION, announce, publish, untrained_version
+from deploy.bench.served_version import VERSION, announce, publish, trained_version
 from deploy.children import Child
 from deploy.click_generator import generate_clicks
 from deploy.errors import ChildError
@@ -91,9 +91,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
         broker = stack.enter_context(start_broker("kafka", settings.topic_plan(), folder / "kafka"))
         connection = {"bootstrap.servers": broker.bootstrap}
         registry = Registry(str(folder / "registry"))
-        version = untrained_version(
-            bench.hidden, shop.item_ids, table.slice(0, stretch), companion=bench.companion, seed=bench.seed
-        )
+        version = trained_version(bench.hidden, shop, companion=bench.companion, seed=bench.seed)
         registry.write(replace(version, version=NEXT_VERSION))
         publish(version, registry, settings, connection)
         records = session_records(

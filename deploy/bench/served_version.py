@@ -1,41 +1,52 @@
 """The version that a measured worker serves."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from confluent_kafka import Producer
 
+from deploy.click_generator import generate_clicks
 from deploy.settings import Settings
+from deploy.shop import Shop
 from model.announcements import SERVING_KEY, Announcement
-from model.clicks import ClickTable, sessionise
+from model.clicks import sessionise
 from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec, GRU4RecSettings
+from model.optimizer import SparseAdagrad
 from model.registry import ModelVersion, Registry
 from model.transitions import Transitions
 from model.vocabulary import Vocabulary
+from trainer.fine_tune import train
+from trainer.learner import as_rows
+from trainer.settings import TrainerSettings
 
+LEARNED_CLICKS = 200_000
 VERSION = "bench"
 
 
-def untrained_version(
-    hidden: int, item_ids: Sequence[str], table: ClickTable, *, companion: bool, seed: int
-) -> ModelVersion:
-    """Return a version of the asked-for size, untrained as arithmetic does not mind the weights, with real counts.
+def trained_version(hidden: int, shop: Shop, *, companion: bool, seed: int) -> ModelVersion:
+    """Return a version of the asked-for size that has learned from clicks of its own, as the versions of a shop have.
+
+    What a search costs depends on the weights: with random ones twice as many items come near the best.
 
     Args:
         hidden: Width of the hidden vector and of the item vectors.
-        item_ids: What it knows.
-        table: Clicks that are counted for its companion.
+        shop: What it knows the items of, and where the clicks come from.
         companion: Whether it has one.
-        seed: Of the weights.
+        seed: Of weights and clicks.
     """
     shape = GRU4RecSettings(embedding_size=hidden, hidden_sizes=(hidden,))
-    network = GRU4Rec.initialised(shape, len(item_ids), torch.Generator().manual_seed(seed))
-    vocabulary, transitions = Vocabulary(item_ids), Transitions(len(item_ids))
-    sessions = sessionise(table)
-    transitions.add(replace(sessions, items=vocabulary.rows(table.item_ids)[sessions.items]))
+    settings = TrainerSettings(companion=companion)
+    draws = torch.Generator().manual_seed(seed)
+    network, vocabulary = GRU4Rec.initialised(shape, len(shop.item_ids), draws), Vocabulary(shop.item_ids)
+    table = generate_clicks(shop, LEARNED_CLICKS, np.random.default_rng((seed, LEARNED_CLICKS)))
+    sessions = as_rows(sessionise(table, minimum_length=2), table.item_ids, vocabulary)
+    optimizer = SparseAdagrad(settings.learning_rate, settings.momentum, accumulator=settings.accumulator)
+    train(network, optimizer, sessions, settings, epochs=1, generator=draws)
+    transitions = Transitions(len(vocabulary))
+    transitions.add(sessions)
     return ModelVersion(
         VERSION,
         None,

@@ -22,7 +22,7 @@ from deploy.bench.against import Site, environment_of_peers, measure, write_mode
 from deploy.bench.costs import LOOK_S, AnswerCounter, measured, seconds_told, stages_us
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
-from deploy.bench.served_version import VERSION, publish, untrained_version
+from deploy.bench.served_version import VERSION, publish, trained_version
 from deploy.children import Child, cpu_s_of
 from deploy.click_generator import generate_clicks
 from deploy.errors import BrokerError, ChildError
@@ -122,12 +122,13 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
     table = replace(table, session_ids=ids[: len(table.session_ids)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-bench-")))
+        note(f"a version of {bench.items:,} items")
+        version = trained_version(bench.hidden, shop, companion=bench.companion, seed=bench.seed)
         note(f"broker ({bench.broker}) and {bench.clicks:,} clicks")
         broker = stack.enter_context(start_broker(bench.broker, settings.topic_plan(), folder / "kafka"))
         if isinstance(broker, LocalKafka) and broker.pid:
             _pin(broker.pid, _other_cores(bench))
         connection = {"bootstrap.servers": broker.bootstrap}
-        version = untrained_version(bench.hidden, shop.item_ids, table, companion=bench.companion, seed=bench.seed)
         publish(version, Registry(str(folder / "registry")), settings, connection)
         if bench.sessions:
             note(f"{bench.sessions:,} sessions under way")

@@ -88,8 +88,9 @@ def simulate(
     if plot:
         plot_simulation(rows, plot)
     if as_json:
-        asked = {"every": step, "refresh": refresh, "by": column, "online": online, "ties": ties}
-        show_json({"methods": rows, **asked, "recipe": settings.recipe(), "environment": environment()})
+        asked = {"every": step, "refresh": refresh, "by": column, "online": online}
+        read = {"ties": ties, "period_days": period_days}
+        show_json({"methods": rows, **asked, **read, "recipe": settings.recipe(), "environment": environment()})
     else:
         _print_tables(rows)
 
