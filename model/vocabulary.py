@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_ROW = -1
+JSON_PADDING = 16
+"""Bytes behind the ids in JSON, so that compiled code may read so many at a time."""
 
 
 def fingerprint(item_id: str) -> int:
@@ -34,7 +36,7 @@ class JsonIds:
     """Ids as JSON, one after the other, as compiled code takes them.
 
     Attributes:
-        text: uint8, all of them; row's is text[ends[row] : ends[row + 1]].
+        text: uint8, all of them and `JSON_PADDING` zeros; row's is text[ends[row] : ends[row + 1]].
         ends: int64 [N + 1].
         longest: Bytes of the longest.
     """
@@ -50,13 +52,15 @@ class JsonIds:
         encoded = [msgspec.json.encode(item_id) for item_id in item_ids]
         ends = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
+        text = b"".join([*encoded, bytes(JSON_PADDING)])
+        return cls(np.frombuffer(text, dtype=np.uint8), ends, int(np.diff(ends).max(initial=0)))
 
     def extended(self, item_ids: Sequence[str]) -> Self:
         """Return these ids and more."""
         more = type(self).of(item_ids)
         ends = np.concatenate([self.ends, self.ends[-1] + more.ends[1:]])
-        return type(self)(np.concatenate([self.text, more.text]), ends, max(self.longest, more.longest))
+        text = np.concatenate([self.text[: self.ends[-1]], more.text])
+        return type(self)(text, ends, max(self.longest, more.longest))
 
 
 class Vocabulary:

@@ -9,7 +9,7 @@ from model.errors import DamagedVersionError
 from model.recommender import Played, Recommender
 from model.refreshes import Refreshes
 from model.registry import ModelVersion, Registry
-from stream.json_arrays import items_as_json, scores_as_json
+from stream.recommendation_json import AskedBatch, recommendations_as_json
 
 # The shapes that serving meets: a lone click, a few sessions, a full batch.
 WARM_UP_CLICKS = (1, 8, 64, 256)
@@ -117,5 +117,8 @@ def _warm_up(recommender: Recommender, top_k: int) -> None:
             raise DamagedVersionError(recommender.version, "non-finite", "its answers to a warm-up are not finite")
         # What answers are written from is worked out when it is first asked for: here, and not under the first click.
         vocabulary = recommender.vocabulary
-        _ = items_as_json(forward.top_rows, vocabulary.json_ids), scores_as_json(forward.scores)
+        asked = AskedBatch([b""] * clicks, *[[0] * clicks] * 4)
+        recommendations_as_json(
+            asked, forward.top_rows, forward.scores, vocabulary.json_ids, version=recommender.version, generated_at=0
+        )
         _ = vocabulary.fingerprints

@@ -39,7 +39,10 @@ class MicroBatch:
     lives: list[Life] = field(default_factory=list)
     current: dict[SessionKey, Life] = field(default_factory=dict)
     valid: list[tuple[SourceRecord, Click]] = field(default_factory=list)
+    keys: list[SessionKey] = field(default_factory=list)
+    clicked_rows: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
+    # Rows that advance a state: -1 for an unknown item, and for a replay.
     rows: list[int] = field(default_factory=list)
     # Whether each click was applied; else it is a replay.
     applied: list[bool] = field(default_factory=list)

@@ -9,19 +9,19 @@ Letters: C clicks of the batch, S lives (a session, or what follows its expiry),
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from model.baselines.popularity import Popularity
-from model.clicks import Click, continues_session, decode_click
+from model.clicks import continues_session, decode_click
 from model.errors import InvalidClickError
 from model.recommender import Forward, Recommender
-from model.vocabulary import fingerprint
-from stream.json_arrays import items_as_json, scores_as_json
+from model.vocabulary import UNKNOWN_ROW, fingerprint
 from stream.micro_batch import MicroBatch, SessionKey
-from stream.records import Answer, DeadLetter, SourceRecord, compose_answer
+from stream.recommendation_json import DECIMALS, AskedBatch, recommendations_as_json
+from stream.records import Answer, DeadLetter, SourceRecord, encode_recommendation
 from stream.session import NO_HIDDEN, Session
 
 POPULARITY = "popularity"
@@ -110,10 +110,9 @@ class Processor:
             DamagedSessionError: A stored record cannot be read.
         """
         batch = MicroBatch()
-        clicks = self._decode(records, batch)
-        self._load(clicks, load, recommender, batch)
-        for record, click in clicks:
-            self._apply(record, click, recommender, batch)
+        self._decode(records, batch)
+        self._load(load, recommender, batch)
+        self._apply(recommender, batch)
         answers, fingerprints = self._answer(batch, recommender, now_ms)
         return Outcome(
             sessions={key: life.session for key, life in batch.current.items()},
@@ -129,23 +128,17 @@ class Processor:
             forward_s=batch.forward_s,
         )
 
-    def _decode(self, records: Sequence[SourceRecord], batch: MicroBatch) -> list[tuple[SourceRecord, Click]]:
-        clicks = []
+    def _decode(self, records: Sequence[SourceRecord], batch: MicroBatch) -> None:
         for record in records:
             try:
-                clicks.append((record, decode_click(record.key, record.value, record.timestamp_ms)))
+                batch.valid.append((record, decode_click(record.key, record.value, record.timestamp_ms)))
             except InvalidClickError as error:
                 batch.dead_letters.append(DeadLetter.of(record, error))
-        return clicks
 
-    def _load(
-        self,
-        clicks: Sequence[tuple[SourceRecord, Click]],
-        load: LoadSessions,
-        recommender: Recommender | None,
-        batch: MicroBatch,
-    ) -> None:
-        keys = list(dict.fromkeys((record.partition, record.key) for record, _ in clicks if record.key is not None))
+    def _load(self, load: LoadSessions, recommender: Recommender | None, batch: MicroBatch) -> None:
+        # A click's key is its session id, so there is one.
+        batch.keys = [(record.partition, cast("bytes", record.key)) for record, _ in batch.valid]
+        keys = list(dict.fromkeys(batch.keys))
         for key, stored in zip(keys, load(keys), strict=True):
             if stored is None:
                 batch.first_seen += 1
@@ -160,64 +153,68 @@ class Processor:
                 stored.last_row = life.encode[-1] if life.encode else -1
             life.last_row = stored.last_row
 
-    def _apply(self, record: SourceRecord, click: Click, recommender: Recommender | None, batch: MicroBatch) -> None:
-        """Advance the click's session, or recognise the click as a replay."""
-        assert record.key is not None  # a click's key is its session id
-        key = (record.partition, record.key)
-        life = batch.current[key]
-        session = life.session
-        replayed = record.offset <= session.offset
-        ended = not continues_session(session.event_ms, click.timestamp_ms, self._idle_ms)
-        if session.clicks and ended and not replayed:
-            life = batch.begin(key, Session(partition=record.partition))
+    def _apply(self, recommender: Recommender | None, batch: MicroBatch) -> None:
+        """Advance each click's session, or recognise the click as a replay.
+
+        One loop and no calls where it can do without: it runs once a click, in Python.
+        """
+        idle_ms, current, clicked = self._idle_ms, batch.current, []
+        item_ids = [click.item_id for _, click in batch.valid]
+        rows = recommender.vocabulary.rows(item_ids).tolist() if recommender else [UNKNOWN_ROW] * len(item_ids)
+        batch.clicked_rows = rows
+        for position, ((record, click), key, row) in enumerate(zip(batch.valid, batch.keys, rows, strict=True)):
+            life = current[key]
             session = life.session
-        row = -1 if replayed or recommender is None else recommender.vocabulary.row(click.item_id)
-        position = len(batch.valid)
-        batch.valid.append((record, click))
-        batch.slots.append(life.slot)
-        batch.rows.append(row)
-        batch.applied.append(not replayed)
-        if replayed:
-            batch.replayed += 1
-        else:
-            if session.clicks:
-                batch.evaluated.append(position)
-                batch.previous.append(life.answered if life.answered >= 0 else -1 - life.slot)
+            replayed = record.offset <= session.offset
+            if not (replayed or continues_session(session.event_ms, click.timestamp_ms, idle_ms) or not session.clicks):
+                life = batch.begin(key, Session(partition=record.partition))
+                session = life.session
+            batch.slots.append(life.slot)
+            batch.applied.append(not replayed)
+            if replayed:
+                batch.replayed += 1
+                batch.rows.append(UNKNOWN_ROW)
             else:
-                batch.started += 1
-            if row < 0:
-                batch.unknown.append(click.item_id)
-            session.offset = record.offset
-            session.event_ms = max(session.event_ms, click.timestamp_ms)
-            session.clicks += 1
-            session.append_item(click.item_id)
-            session.last_row = row if row >= 0 else session.last_row
-            self._popularity.add(click.item_id)
-        life.answered = position
+                if session.clicks:
+                    batch.evaluated.append(position)
+                    batch.previous.append(life.answered if life.answered >= 0 else -1 - life.slot)
+                else:
+                    batch.started += 1
+                batch.rows.append(row)
+                if row >= 0:
+                    session.last_row = row
+                else:
+                    batch.unknown.append(click.item_id)
+                session.offset = record.offset
+                session.event_ms = max(session.event_ms, click.timestamp_ms)
+                session.clicks += 1
+                session.append_item(click.item_id)
+                clicked.append(click.item_id)
+            life.answered = position
+        self._popularity.add_many(clicked)
 
     def _answer(
         self, batch: MicroBatch, recommender: Recommender | None, now_ms: int
     ) -> tuple[list[Answer], NDArray[np.uint32]]:
         """Return one answer per valid record and the fingerprints of its items, uint32 [C, k]; 0 past the last."""
-        fingerprints = np.zeros((len(batch.valid), self._top_k), np.uint32)
-        by_model = [False] * len(batch.valid)
-        items: list[bytes] = []
-        scores: list[bytes] = []
-        version, lasting_items = "", 0
-        if recommender and batch.valid:
+        count = len(batch.valid)
+        fingerprints = np.zeros((count, self._top_k), np.uint32)
+        by_model, texts, version = [False] * count, [b""] * count, POPULARITY
+        if recommender and count:
             version, vocabulary, lasting_items = recommender.version, recommender.vocabulary, recommender.lasting_items
             forward = self._forward(batch, recommender)
             by_model = forward.known.tolist()
             fingerprints[:, : forward.top_rows.shape[1]] = vocabulary.fingerprints[forward.top_rows]
-            items = items_as_json(forward.top_rows, vocabulary.json_ids)
-            scores = scores_as_json(forward.scores)
-        popular = b"", b""
+            texts = self._as_json(batch, forward, recommender, now_ms)
         if not all(by_model):
             popular_items, popular_scores = self._popularity.top_k(self._top_k)
-            popular = msgspec.json.encode(popular_items), msgspec.json.encode(popular_scores)
             shown = np.zeros(self._top_k, np.uint32)
             shown[: len(popular_items)] = [fingerprint(item) for item in popular_items]
-            fingerprints[np.logical_not(by_model)] = shown
+            for position in np.flatnonzero(np.logical_not(by_model)).tolist():
+                fingerprints[position] = shown
+                texts[position] = encode_recommendation(
+                    *batch.valid[position], popular_items, popular_scores, version=POPULARITY, generated_at=now_ms
+                )
         for life in batch.lives:
             if life.answered >= 0:
                 life.session.answer = fingerprints[life.answered]
@@ -227,19 +224,32 @@ class Processor:
                         life.session.last_row = -1
                 else:
                     life.session.version, life.session.hidden, life.session.last_row = "", NO_HIDDEN, -1
-        answers = []
-        for position, (record, click) in enumerate(batch.valid):
-            answers.append(
-                compose_answer(
-                    record,
-                    click,
-                    items=items[position] if by_model[position] else popular[0],
-                    scores=scores[position] if by_model[position] else popular[1],
-                    version=version if by_model[position] else POPULARITY,
-                    generated_at=now_ms,
-                )
-            )
+        answers = [
+            Answer(record, version if is_by_model else POPULARITY, text)
+            for (record, _), is_by_model, text in zip(batch.valid, by_model, texts, strict=True)
+        ]
         return answers, fingerprints
+
+    @staticmethod
+    def _as_json(batch: MicroBatch, forward: Forward, recommender: Recommender, now_ms: int) -> list[bytes]:
+        """Return the version's recommendation after each click."""
+        asked = AskedBatch(
+            keys=[key for _, key in batch.keys],
+            partitions=[partition for partition, _ in batch.keys],
+            offsets=[record.offset for record, _ in batch.valid],
+            rows=batch.clicked_rows,
+            timestamps_ms=[click.timestamp_ms for _, click in batch.valid],
+        )
+        version, vocabulary, ids = recommender.version, recommender.vocabulary, recommender.vocabulary.json_ids
+        top_rows, scores = forward.top_rows, forward.scores
+        texts = recommendations_as_json(asked, top_rows, scores, ids, version=version, generated_at=now_ms)
+        for position in [position for position, text in enumerate(texts) if not text]:
+            items = [vocabulary.item_ids[row] for row in top_rows[position].tolist()]
+            rounded = np.round(scores[position].astype(np.float64), DECIMALS).tolist()
+            texts[position] = encode_recommendation(
+                *batch.valid[position], items, rounded, version=version, generated_at=now_ms
+            )
+        return texts
 
     def _forward(self, batch: MicroBatch, recommender: Recommender) -> Forward:
         started_s = time.perf_counter()

@@ -102,28 +102,16 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
         return decode_recommendation(self.value)
 
 
-class _Composed(msgspec.Struct, frozen=True, gc=False):
-    """A recommendation whose items and scores are JSON already; the same fields in the same order."""
-
-    session_id: str
-    items: msgspec.Raw
-    scores: msgspec.Raw
-    model_version: str
-    click: AnsweredClick
-    generated_at: int
-
-
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Recommendation)
 
 
-def compose_answer(
-    record: SourceRecord, click: Click, *, items: bytes, scores: bytes, version: str, generated_at: int
-) -> Answer:
-    """Return the answer to `record`, which holds `click`, from JSON arrays of items and scores."""
+def encode_recommendation(
+    record: SourceRecord, click: Click, items: list[str], scores: list[float], *, version: str, generated_at: int
+) -> bytes:
+    """Return the JSON of the `Recommendation` that answers `record`, which holds `click`."""
     answered = AnsweredClick(record.partition, record.offset, click.item_id, click.timestamp_ms)
-    composed = _Composed(click.session_id, msgspec.Raw(items), msgspec.Raw(scores), version, answered, generated_at)
-    return Answer(record, version, _ENCODER.encode(composed))
+    return _ENCODER.encode(Recommendation(click.session_id, items, scores, version, answered, generated_at))
 
 
 def decode_recommendation(value: bytes) -> Recommendation:

@@ -6,7 +6,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.np.arrayobj import make_array
 
 _INT32 = ir.IntType(32)
-_ALIGNMENT = 4  # of the values that kernels work on, and all that is known of a register's worth of them
+_ALIGNMENT = 4  # of most values that kernels work on, and all that is known of a register's worth of them
 
 
 class Emitter:
@@ -17,12 +17,13 @@ class Emitter:
         builder: Where instructions go.
         signature: Of the intrinsic.
         values: Of its arguments.
+        alignment: Bytes by which what is loaded and stored is known to be aligned.
     """
 
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Any, *, alignment: int = _ALIGNMENT) -> None:
         self.builder = builder
         self.values = values
-        self._context, self._kinds = context, signature.args
+        self._context, self._kinds, self._alignment = context, signature.args, alignment
 
     def array(self, argument: int) -> Any:
         """Return the array that is an argument."""
@@ -37,12 +38,12 @@ class Emitter:
     def load(self, pointer: Any, kind: Any) -> Any:
         """Return what lies at a pointer."""
         loaded = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
-        loaded.align = _ALIGNMENT
+        loaded.align = self._alignment
         return loaded
 
     def store(self, value: Any, pointer: Any) -> None:
         """Write a value of any kind."""
-        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer())).align = _ALIGNMENT
+        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer())).align = self._alignment
 
     def everywhere(self, one: Any, kind: Any) -> Any:
         """Return a vector of `kind` with a value in all lanes."""

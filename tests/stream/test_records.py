@@ -4,12 +4,13 @@ import pytest
 from model.click_wire import Click
 from model.errors import InvalidClickError
 from stream.records import (
+    Answer,
     AnsweredClick,
     DeadLetter,
     Recommendation,
     SourceRecord,
-    compose_answer,
     decode_recommendation,
+    encode_recommendation,
 )
 
 # What subscribers parse: whoever changes these bytes breaks them.
@@ -30,10 +31,11 @@ RECOMMENDATION = Recommendation(
 def test_a_recommendation_is_the_documented_json() -> None:
     record = SourceRecord(3, 17, 1_790_000_000_001, "sessiön".encode(), b"{}")
     click = Click("sessiön", "green", 1_790_000_000_000)
-    items, scores = '["red","blaü"]'.encode(), b"[1.5,-0.25]"
-    answer = compose_answer(record, click, items=items, scores=scores, version="v1", generated_at=1_790_000_000_005)
-    assert answer.value == GOLDEN
-    assert (answer.record, answer.version, answer.recommendation) == (record, "v1", RECOMMENDATION)
+    text = encode_recommendation(
+        record, click, ["red", "blaü"], [1.5, -0.25], version="v1", generated_at=1_790_000_000_005
+    )
+    assert text == GOLDEN
+    assert Answer(record, "v1", text).recommendation == RECOMMENDATION
 
 
 def test_the_golden_recommendation_is_still_read() -> None:
