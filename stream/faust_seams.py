@@ -52,13 +52,36 @@ class _LightRecords(PartitionRecords):  # type: ignore[misc]
 
 
 class _Fetcher(Fetcher):  # type: ignore[misc]
-    """aiokafka's fetcher with light records."""
+    """aiokafka's fetcher with light records, which lets the broker gather more of them after a fetch that had some.
+
+    Clicks that come one by one would else be fetched, answered and delivered one by one, which at some hundred a second
+    costs more than the answers. After a fetch that gathered nothing the next click is handed over at once.
+    """
+
+    _longest_wait_ms: int
+    _gather_ms: int
+
+    @classmethod
+    def take_over(cls, fetcher: Fetcher, *, longest_wait_ms: int, gather_ms: int) -> None:
+        """Make a fetcher one of these.
+
+        Args:
+            fetcher: Has fetched nothing yet.
+            longest_wait_ms: How long the broker holds a fetch without records.
+            gather_ms: How long it gathers records after it has handed some over; 0 for not at all.
+        """
+        fetcher.__class__ = cls
+        fetcher._longest_wait_ms, fetcher._gather_ms = longest_wait_ms, gather_ms  # noqa: SLF001
 
     async def _proc_fetch_request(self, *request: Any) -> bool:
         has_news: bool = await super()._proc_fetch_request(*request)
         for result in self._records.values():
             if isinstance(result, FetchResult) and result.has_more():
                 result._partition_records.__class__ = _LightRecords  # noqa: SLF001
+        # Of the next fetch, which is made when these records have been taken.
+        gathers = has_news and self._gather_ms > 0
+        self._fetch_max_wait_ms = self._gather_ms if gathers else self._longest_wait_ms
+        self._fetch_min_bytes = GATHERED_BYTES if gathers else 1
         return has_news
 
 
@@ -74,33 +97,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Connect; no partition is assigned before, so nothing has been fetched yet."""
         await super().on_start()
-        self._consumer._fetcher.__class__ = _Fetcher  # noqa: SLF001
+        transport = self.consumer.transport
+        _Fetcher.take_over(
+            self._consumer._fetcher,  # noqa: SLF001
+            longest_wait_ms=transport.fetch_max_wait_ms,
+            gather_ms=transport.gather_ms,
+        )
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         """Fetch on the consumer's thread, without the queue of calls there, which makes five tasks for each of them."""
         fetched = self._fetch_records(self._ensure_consumer(), active_partitions or set(), timeout)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetched, self.thread_loop))
-
-    async def _fetch_records(
-        self,
-        consumer: aiokafka.AIOKafkaConsumer,
-        active_partitions: set[TP],
-        timeout: float | None = None,  # noqa: ASYNC109
-        max_records: int | None = None,
-    ) -> Any:
-        """Return what has been fetched; where that was something, the broker gathers more for the fetch after it.
-
-        Clicks that come one by one would else be fetched, answered and delivered one by one, which at a few hundred a
-        second costs more than the answers. After a fetch that gathered nothing the next click is handed over at once.
-        """
-        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        transport = self.consumer.transport
-        if records and transport.gather_ms:
-            # aiokafka makes its next fetch as soon as this task waits: long before half of that fetch's wait is over.
-            _ask(consumer, transport.gather_ms, GATHERED_BYTES)
-            until_sent_s = transport.gather_ms / 2000
-            asyncio.get_running_loop().call_later(until_sent_s, _ask, consumer, transport.fetch_max_wait_ms, 1)
-        return records
 
     def mirror(self, partitions: Iterable[TP], *, paused: bool) -> None:
         """Tell aiokafka what Faust paused or resumed, on the consumer's own thread.
@@ -119,12 +126,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._consumer.pause(*wanted)
         else:
             self._consumer.resume(*wanted)
-
-
-def _ask(consumer: aiokafka.AIOKafkaConsumer, wait_ms: int, least_bytes: int) -> None:
-    """Let fetches from now on be answered after `wait_ms`, or as soon as there are `least_bytes`."""
-    consumer._fetcher._fetch_max_wait_ms = wait_ms  # noqa: SLF001
-    consumer._fetcher._fetch_min_bytes = least_bytes  # noqa: SLF001
 
 
 class ClickConsumer(driver.Consumer):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from stream.session import Session
 SessionKey = tuple[int, bytes]
 
 
-@dataclass
+@dataclass(slots=True)
 class Life:
     """A session within the batch, from its first click here, or from its expiry, to its last click here."""
 
@@ -32,7 +32,7 @@ class Life:
     answered: int = -1
 
 
-@dataclass
+@dataclass(slots=True)
 class MicroBatch:
     """The batch as its clicks are walked through once, in order."""
 

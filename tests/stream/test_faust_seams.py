@@ -4,7 +4,6 @@ When one of these fails after an upgrade, read what the new version does in its 
 """
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from stream import faust_seams
 from stream.faust_seams import ClickConsumer, ClickTransport
 from stream.records import SourceRecord
 from stream.settings import WorkerSettings
-from tests.stream.event_loop import eventually, on_a_loop
+from tests.stream.event_loop import on_a_loop
 
 SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
     (driver.Consumer.getmany, ["self", "timeout"], "ClickConsumer.getmany replaces it"),
@@ -48,10 +47,14 @@ SIGNATURES: list[tuple[Callable[..., object], list[str], str]] = [
     (
         driver.AIOKafkaConsumerThread._fetch_records,
         ["self", "consumer", "active_partitions", "timeout", "max_records"],
-        "what the next fetch asks for is set after it",
+        "getmany calls it on the consumer's thread",
     ),
     (driver.AIOKafkaConsumerThread.on_start, ["self"], "the fetcher with light records is put in after it"),
-    (Fetcher._proc_fetch_request, ["self", "assignment", "node_id", "request"], "records are made light after it"),
+    (
+        Fetcher._proc_fetch_request,
+        ["self", "assignment", "node_id", "request"],
+        "after it records are made light, and what the next fetch asks for is set",
+    ),
     (PartitionRecords._consumer_record, ["self", "tp", "record"], "light records are made in its place"),
     (driver.ensure_aiokafka_TP, ["tp"], "partitions are handed to aiokafka through it"),
     (Store._db_for_partition, ["self", "partition"], "sessions are read and written through it"),
@@ -77,7 +80,7 @@ def test_signature_is_the_one_that_the_seam_was_written_for(
     ("function", "uses", "why"),
     [
         (aiokafka.AIOKafkaConsumer.start, "self._fetch_max_wait_ms", "set between __init__ and start"),
-        (driver.AIOKafkaConsumerThread.getmany, "self._fetch_records", "else the broker does not gather clicks"),
+        (driver.AIOKafkaConsumerThread.getmany, "self._fetch_records", "it is what getmany calls"),
         (Fetcher._get_actions_per_node, "self._fetch_max_wait_ms,", "else the broker does not gather clicks"),
         (Fetcher._get_actions_per_node, "self._fetch_min_bytes,", "else the broker does not gather clicks"),
         (Fetcher._fetch_requests_routine, "self._proc_fetch_request(", "else records are not light"),
@@ -110,6 +113,7 @@ def test_the_overrides_replace_methods_that_exist() -> None:
     for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport, *lights):
         base = ours.__bases__[0]
         own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake", "_is_restored"}
+        own |= {"take_over"}
         replaced = {name for name in vars(ours) if not name.startswith("__")} - own
         assert {name for name in replaced if not hasattr(base, name)} <= {"_abc_impl"}, base
 
@@ -125,37 +129,6 @@ async def test_the_worker_s_consumer_waits_shortly_for_fetches_and_never_commits
     consumer._closed = True  # it never connected
 
 
-class FakeFetcher:
-    """What is set of aiokafka's fetcher, and what it says to have fetched."""
-
-    def __init__(self, fetched: dict[TP, list[Any]]) -> None:
-        self._fetched = fetched
-        self._closed = False
-        self._subscriptions = SimpleNamespace(fetch_context=contextlib.nullcontext)
-        self._fetch_max_wait_ms = 100
-        self._fetch_min_bytes = 1
-
-    async def fetched_records(self, *_: Any, **__: Any) -> dict[TP, list[Any]]:
-        return self._fetched
-
-    def asks_for(self) -> tuple[int, int]:
-        return self._fetch_max_wait_ms, self._fetch_min_bytes
-
-
-async def fetch(app: faust.App, fetcher: FakeFetcher, gather_ms: int) -> None:
-    app.transport.gather_ms = gather_ms
-    consumer = SimpleNamespace(_fetcher=fetcher, _closed=False)
-    await app.consumer._thread._fetch_records(consumer, {TP("clicks", 0)}, timeout=1.0, max_records=None)
-
-
-@on_a_loop
-async def test_after_clicks_the_broker_gathers_for_one_fetch_and_then_answers_at_once(app: faust.App) -> None:
-    fetcher = FakeFetcher({TP("clicks", 0): [object()]})
-    await fetch(app, fetcher, gather_ms=6)
-    assert fetcher.asks_for() == (6, faust_seams.GATHERED_BYTES)
-    await eventually(lambda: fetcher.asks_for() == (WorkerSettings().fetch_max_wait_ms, 1), "it answers at once")
-
-
 def batch(base: int, changes: dict[int, bytes | None], *, last: int, is_control: bool = False) -> bytes:
     """Return a record batch as a broker sends it, of the offsets from `base` to `last` that are in `changes`."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 16)
@@ -168,6 +141,34 @@ def batch(base: int, changes: dict[int, bytes | None], *, last: int, is_control:
     return bytes(made)
 
 
+def fetcher_of(
+    monkeypatch: pytest.MonkeyPatch, *, gather_ms: int, records: dict[TopicPartition, Any], has_news: bool
+) -> faust_seams._Fetcher:
+    """Return a fetcher that has asked a broker, as it finds what came back."""
+
+    async def fetched(self: Fetcher, *_: object) -> bool:
+        self._records = records
+        return has_news
+
+    monkeypatch.setattr(Fetcher, "_proc_fetch_request", fetched)
+    fetcher = object.__new__(Fetcher)
+    faust_seams._Fetcher.take_over(fetcher, longest_wait_ms=100, gather_ms=gather_ms)
+    return fetcher
+
+
+@pytest.mark.parametrize(
+    ("has_news", "gather_ms", "asks_for"),
+    [(True, 6, (6, faust_seams.GATHERED_BYTES)), (False, 6, (100, 1)), (True, 0, (100, 1))],
+)
+@on_a_loop
+async def test_after_records_the_broker_gathers_where_told_to_and_else_answers_at_once(
+    monkeypatch: pytest.MonkeyPatch, *, has_news: bool, gather_ms: int, asks_for: tuple[int, int]
+) -> None:
+    fetcher = fetcher_of(monkeypatch, gather_ms=gather_ms, records={}, has_news=has_news)
+    assert await fetcher._proc_fetch_request(None, 0, None) is has_news
+    assert (fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes) == asks_for
+
+
 async def light(monkeypatch: pytest.MonkeyPatch, batches: bytes, fetch_offset: int) -> tuple[list[Any], int]:
     """Return what the worker's fetcher makes of a fetched partition, and where its next fetch will begin."""
     tp = TopicPartition("changelog", 1)
@@ -176,13 +177,7 @@ async def light(monkeypatch: pytest.MonkeyPatch, batches: bytes, fetch_offset: i
     state = SimpleNamespace(paused=False, position=fetch_offset, consumed_to=positions.append)
     assignment = SimpleNamespace(active=True, state_value=lambda _: state)
     result = FetchResult(tp, assignment=assignment, partition_records=parts, backoff=0)
-
-    async def fetched(self: Fetcher, *_: object) -> bool:
-        self._records = {tp: result}
-        return True
-
-    monkeypatch.setattr(Fetcher, "_proc_fetch_request", fetched)
-    fetcher = object.__new__(faust_seams._Fetcher)
+    fetcher = fetcher_of(monkeypatch, gather_ms=6, records={tp: result}, has_news=True)
     assert await fetcher._proc_fetch_request(None, 0, None)
     return result.getall(), positions[-1]
 
@@ -209,16 +204,6 @@ async def test_where_the_last_offsets_hold_no_record_the_end_of_the_fetch_is_tol
     assert records[0] == SourceRecord(1, 20, 5, b"s20", b"a")
     assert records[-1] == faust_seams._Passed(1, 22, 0, None, None)
     assert position == 23
-
-
-@pytest.mark.parametrize(("fetched", "gather_ms"), [({}, 6), ({TP("clicks", 0): [object()]}, 0)])
-@on_a_loop
-async def test_without_clicks_or_when_told_not_to_the_broker_never_gathers(
-    app: faust.App, fetched: dict[TP, list[Any]], gather_ms: int
-) -> None:
-    fetcher = FakeFetcher(fetched)
-    await fetch(app, fetcher, gather_ms)
-    assert fetcher.asks_for() == (100, 1)
 
 
 def test_the_names_of_instances_that_the_seam_reads_are_there(app: faust.App, faust_table: faust.Table) -> None:
