@@ -31,7 +31,7 @@ from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
 from deploy.ports import free_port
 from deploy.replay import replay
-from deploy.settings import HttpSettings, Settings
+from deploy.settings import HttpSettings, Settings, as_environment
 from deploy.shop import Shop, ShopSettings
 from model.clicks import ClickTable
 from model.registry import Registry
@@ -206,22 +206,18 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench) -> Child:
-    return Child(
-        ["worker", "--processes", str(bench.processes)],
-        {
-            "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "REGISTRY": str(folder / "registry"),
-            "PARTITIONS": str(settings.partitions),
-            "HTTP__WORKER_PORT": str(settings.http.worker_port),
-            "WORKER__DATA_DIR": str(folder / "worker"),
-            "WORKER__BATCH_CAP": str(settings.worker.batch_cap),
-            # See `deploy.demo`: the embedded broker answers a fetch only after its whole wait.
-            **({"WORKER__FETCH_MAX_WAIT_MS": "5", "WORKER__GATHER_MS": "0"} if bench.broker == "embedded" else {}),
-            "LOG_FORMAT": "json",
-        },
-        folder / "worker.log",
-        cores=_cores(bench),
-    )
+    worker: dict[str, Any] = {"data_dir": folder / "worker"}
+    if bench.broker == "embedded":  # see `deploy.demo`: it answers a fetch only after its whole wait
+        worker |= {"fetch_max_wait_ms": 5, "gather_ms": 0}
+    own = {
+        "kafka": settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
+        "registry": str(folder / "registry"),
+        "worker": settings.worker.model_copy(update=worker),
+        "log_format": "json",
+    }
+    command = ["worker", "--processes", str(bench.processes)]
+    environment = as_environment(settings.model_copy(update=own))
+    return Child(command, environment, folder / "worker.log", cores=_cores(bench))
 
 
 def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap: str) -> dict[str, float]:
