@@ -27,5 +27,9 @@ class RejectedVersionError(RecommenderError):
     """A version that was rejected on live clicks may serve again only where somebody insists."""
 
 
+class MeasurementError(RecommenderError):
+    """What was measured was over before it could be."""
+
+
 class ChildError(RecommenderError):
     """A process of ours ended or did not become ready; the message has the end of its log."""

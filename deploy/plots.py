@@ -65,6 +65,35 @@ def plot_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_scale(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path) -> None:
+    """Draw a click's cost by size, and the clicks of several workers, as a PNG; an axis without rows has no panel.
+
+    Args:
+        rows: Those of `deploy.bench.scale`.
+        axes: Of its rows, from left to right.
+        path: Where the picture is written.
+    """
+    plt = _pyplot()
+    measured = [axis for axis in axes if any(row["axis"] == axis for row in rows)]
+    figure, panels = plt.subplots(
+        1, len(measured), figsize=(3.2 * len(measured), 3.2), layout="constrained", squeeze=False
+    )
+    names = {"items": "items", "sessions": "sessions under way", "batches": "most clicks of a micro-batch"}
+    for panel, axis in zip(panels[0], measured, strict=True):
+        shown = [row for row in rows if row["axis"] == axis]
+        sizes = [row["size"] for row in shown]
+        if axis in names:
+            panel.semilogx(sizes, [row["cpu_us_per_event"] for row in shown], marker="o", color="#4878a8")
+            panel.set(xlabel=names[axis], ylabel="processor time a click, us")
+        else:
+            panel.plot(sizes, [row["events_per_s"] for row in shown], marker="o", color="#4878a8")
+            panel.set(xlabel="workers, a core each", ylabel="clicks a second", xticks=sizes)
+        panel.set_ylim(bottom=0)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def plot_simulation(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw Recall@20 of each method, period by period, as a PNG; `rows` are those of `trainer.simulate`."""
     plt = _pyplot()

@@ -25,7 +25,7 @@ from deploy.bench.live_sessions import fill_changelog, session_records, spread_i
 from deploy.bench.served_version import VERSION, publish, trained_version
 from deploy.children import Child, cpu_s_of
 from deploy.click_generator import generate_clicks
-from deploy.errors import BrokerError, ChildError
+from deploy.errors import BrokerError, ChildError, MeasurementError
 from deploy.fleet import worker_ports
 from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
@@ -108,6 +108,7 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
     Raises:
         BrokerError: Peers are asked for without a real Kafka.
         ChildError: A process ended or did not become ready.
+        MeasurementError: There are too few clicks.
     """
     if bench.against and bench.broker != "kafka":
         raise BrokerError("the peers need what the embedded broker cannot do: measure them with --broker kafka")
@@ -237,6 +238,8 @@ def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap
         while counted() < bench.clicks:
             worker.check()
             time.sleep(LOOK_S)
+    if not costs.seconds:
+        raise MeasurementError(f"{bench.clicks:,} clicks are answered between two looks; measure with more --clicks")
     stages = stages_us(before, told, costs.answers)
     restored = {"restored_per_s": bench.sessions * bench.processes / told["recovery"]} if bench.sessions else {}
     return costs.to_dict() | {f"loop_us_{stage}": spent for stage, spent in stages.items()} | restored

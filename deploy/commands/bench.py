@@ -8,12 +8,14 @@ import click
 
 from deploy.bench import freshness as freshness_bench
 from deploy.bench import gaps as gaps_bench
+from deploy.bench import scale as scale_bench
 from deploy.bench import score as score_bench
 from deploy.bench import stream as stream_bench
 from deploy.bench import train as train_bench
 from deploy.bench.against import PEERS
 from deploy.bench.freshness import FreshnessBench
 from deploy.bench.gaps import GapsBench
+from deploy.bench.scale import AXES, ScaleBench
 from deploy.bench.score import ScoreBench
 from deploy.bench.stream import StreamBench
 from deploy.bench.train import TrainBench
@@ -29,7 +31,7 @@ from deploy.commands.options import (
 )
 from deploy.demo import LOOK_S, DemoView
 from deploy.local_broker import BROKER_KINDS
-from deploy.plots import plot_latency, plot_scoring
+from deploy.plots import plot_latency, plot_scale, plot_scoring
 from model.losses import LossName
 
 DEFAULTS = StreamBench()
@@ -37,6 +39,7 @@ TRAIN = TrainBench()
 SCORE = ScoreBench()
 FRESHNESS = FreshnessBench()
 GAPS = GapsBench()
+SCALE = ScaleBench()
 NOTE_EVERY_S = 10
 
 
@@ -49,6 +52,10 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, text: str) -> t
     if min(sizes) < 1:
         raise click.BadParameter(f"expected whole numbers above 0 with commas, got {text!r}")
     return sizes
+
+
+def _sizes_or_none(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    return _sizes(context, parameter, text) if text else ()
 
 
 def _rates(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
@@ -114,6 +121,41 @@ def stream(*, repeats: int, against: bool, plot: Path | None, as_json: bool, **m
                 name, f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:,.1f}", f"{row['times_cpu']:.1f}"
             )
         output.print(table)
+
+
+@bench.command(epilog="Example: nextclick bench scale --sessions 1000,5000000 --items '' --batches '' --processes ''")
+@click.option("--items", default=_joined(SCALE.items), show_default=True, callback=_sizes_or_none, help="With commas.")
+@click.option(
+    "--sessions", default=_joined(SCALE.sessions), show_default=True, callback=_sizes_or_none, help="With commas."
+)
+@click.option(
+    "--batches", default=_joined(SCALE.batches), show_default=True, callback=_sizes_or_none, help="With commas."
+)
+@click.option(
+    "--processes", default=_joined(SCALE.processes), show_default=True, callback=_sizes_or_none, help="With commas."
+)
+@click.option("--hidden", type=click.IntRange(min=1), default=SCALE.hidden, show_default=True, help="Width of vectors.")
+@click.option("--clicks", type=click.IntRange(min=1), default=SCALE.clicks, show_default=True, help="For each worker.")
+@click.option("--broker", type=click.Choice(BROKER_KINDS), default=SCALE.broker, show_default=True)
+@click.option("--companion/--network-alone", default=True, show_default=True, help="What answers are made of.")
+@click.option("--repeats", type=click.IntRange(min=1), default=SCALE.repeats, show_default=True, help="Runs of each.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw a click's cost along each axis as this PNG.")
+@json_option
+def scale(*, plot: Path | None, as_json: bool, **asked: Any) -> None:
+    """Measure what a click costs as items, sessions under way, clicks of a micro-batch or workers grow, each alone."""
+    found = scale_bench.run(
+        ScaleBench(**asked), settings_with(), lambda text: notes.print(f"{text} …", highlight=False)
+    )
+    if plot:
+        plot_scale(found["rows"], AXES, plot)
+    if as_json:
+        show_json(found)
+        return
+    table = table_of("as one thing grows", "axis", "size", "clicks/s", "us of a core a click")
+    for row in found["rows"]:
+        costs = (f"{row['events_per_s']:,.0f}", f"{row['cpu_us_per_event']:.1f}")
+        table.add_row(row["axis"], f"{row['size']:,}", *costs)
+    output.print(table)
 
 
 @bench.command(epilog="Example: nextclick bench gaps --items 1000000 --network-alone --seconds 30 --json")

@@ -116,6 +116,18 @@ def test_scoring_is_measured_for_every_size_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "scoring.png").stat().st_size > 1000
 
 
+def test_each_axis_grows_alone_and_is_drawn(tmp_path: Path) -> None:
+    sizes = ("--items", "300", "--sessions", "", "--batches", "512", "--processes", "")
+    done = nextclick(
+        "bench", "scale", *sizes, "--hidden", "8", "--clicks", "20000", "--broker", "embedded",
+        "--plot", tmp_path / "scale.png", "--json",
+    )  # fmt: skip
+    rows = last_json(done.stdout)["rows"]
+    assert [(row["axis"], row["size"]) for row in rows] == [("items", 300), ("batches", 512)]
+    assert all(row["events_per_s"] > 0 and row["cpu_us_per_event"] > 0 for row in rows)
+    assert (tmp_path / "scale.png").stat().st_size > 0
+
+
 def test_training_is_measured_beside_the_plain_step_and_torch() -> None:
     sizes = ("--hidden", "8", "--batch", "4", "--samples", "16", "--clicks", "1000", "--seconds", "0.1")
     done = nextclick("bench", "train", *sizes, "--repeats", "1", "--device", "cpu", "--json")
