@@ -40,10 +40,9 @@ class MicroBatch:
     current: dict[SessionKey, Life] = field(default_factory=dict)
     valid: list[tuple[SourceRecord, Click]] = field(default_factory=list)
     keys: list[SessionKey] = field(default_factory=list)
-    clicked_rows: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    # Rows that advance a state: -1 for an unknown item, and for a replay.
+    # Row of each click's item, -1 for an unknown one.
     rows: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
     # Whether each click was applied; else it is a replay.
     applied: list[bool] = field(default_factory=list)
     # Applied clicks with an answer before them: their position, and the position of that answer in the batch, or

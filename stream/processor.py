@@ -160,27 +160,25 @@ class Processor:
         """
         idle_ms, current, clicked = self._idle_ms, batch.current, []
         item_ids = [click.item_id for _, click in batch.valid]
-        rows = recommender.vocabulary.rows(item_ids).tolist() if recommender else [UNKNOWN_ROW] * len(item_ids)
-        batch.clicked_rows = rows
-        for position, ((record, click), key, row) in enumerate(zip(batch.valid, batch.keys, rows, strict=True)):
+        batch.rows = recommender.vocabulary.rows(item_ids).tolist() if recommender else [UNKNOWN_ROW] * len(item_ids)
+        for position, ((record, click), key, row) in enumerate(zip(batch.valid, batch.keys, batch.rows, strict=True)):
             life = current[key]
             session = life.session
             replayed = record.offset <= session.offset
-            if not (replayed or continues_session(session.event_ms, click.timestamp_ms, idle_ms) or not session.clicks):
+            ended = session.clicks and not continues_session(session.event_ms, click.timestamp_ms, idle_ms)
+            if ended and not replayed:
                 life = batch.begin(key, Session(partition=record.partition))
                 session = life.session
             batch.slots.append(life.slot)
             batch.applied.append(not replayed)
             if replayed:
                 batch.replayed += 1
-                batch.rows.append(UNKNOWN_ROW)
             else:
                 if session.clicks:
                     batch.evaluated.append(position)
                     batch.previous.append(life.answered if life.answered >= 0 else -1 - life.slot)
                 else:
                     batch.started += 1
-                batch.rows.append(row)
                 if row >= 0:
                     session.last_row = row
                 else:
@@ -237,7 +235,7 @@ class Processor:
             keys=[key for _, key in batch.keys],
             partitions=[partition for partition, _ in batch.keys],
             offsets=[record.offset for record, _ in batch.valid],
-            rows=batch.clicked_rows,
+            rows=batch.rows,
             timestamps_ms=[click.timestamp_ms for _, click in batch.valid],
         )
         version, vocabulary, ids = recommender.version, recommender.vocabulary, recommender.vocabulary.json_ids
@@ -257,7 +255,7 @@ class Processor:
             self._states(batch, recommender),
             np.array([life.last_row for life in batch.lives]),
             np.array(batch.slots),
-            np.array(batch.rows),
+            np.where(batch.applied, batch.rows, UNKNOWN_ROW),  # a replay advances nothing
             self._top_k,
             played=batch.played() if recommender.companion else None,
         )

@@ -28,9 +28,14 @@ _NUMBERS = 4  # of an answer, beside its scores
 _COPIED = JSON_PADDING  # bytes at a time, so that as many may be read and written behind the end of a text
 _COMMA, _MINUS, _POINT, _ZERO, _OPEN, _CLOSE, _QUOTE, _BACKSLASH, _SPACE = b',-.0[]"\\ '
 
+
+def _padded(text: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(text + bytes(_COPIED), dtype=np.uint8)
+
+
 _SESSION, _ITEMS, _SCORES, _VERSION, _PARTITION, _OFFSET, _ITEM, _TIMESTAMP, _GENERATED, _END = (
-    np.frombuffer(text + bytes(_COPIED), dtype=np.uint8)
-    for text in (
+    _padded(name)
+    for name in (
         b'{"session_id":"',
         b'","items":',
         b',"scores":',
@@ -97,10 +102,6 @@ def recommendations_as_json(
     return [whole[start:end] for start, end in pairwise(bounds)]
 
 
-def _padded(text: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(text + bytes(_COPIED), dtype=np.uint8)
-
-
 @intrinsic
 def _copy_some(_context: Any, target: Any, _to: Any, source: Any, _start: Any) -> Any:
     """Copy `_COPIED` bytes from one place to another."""
@@ -132,9 +133,7 @@ def _put_name(text: Any, at: int, name: Any) -> int:
 
 @part
 def _put_number(text: Any, at: int, value: int) -> int:
-    if value < 0:
-        text[at] = _MINUS
-        at, value = at + 1, -value
+    """Write a number that is not negative."""
     end, left = at + 1, value // 10
     while left:
         end, left = end + 1, left // 10

@@ -21,13 +21,13 @@ from confluent_kafka import Consumer
 from deploy.bench import open_loop
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
+from deploy.bench.measured_worker import REGISTRY, measured_worker
 from deploy.bench.served_version import VERSION, announce, publish, trained_version
-from deploy.children import Child
 from deploy.click_generator import generate_clicks
 from deploy.errors import ChildError
 from deploy.local_broker import start_broker
 from deploy.ports import free_port
-from deploy.settings import HttpSettings, Settings, as_environment
+from deploy.settings import HttpSettings, Settings
 from deploy.shop import Shop, ShopSettings
 from model.clicks import ClickTable
 from model.registry import Registry
@@ -90,7 +90,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
         note(f"broker and two versions of {bench.items:,} items")
         broker = stack.enter_context(start_broker("kafka", settings.topic_plan(), folder / "kafka"))
         connection = {"bootstrap.servers": broker.bootstrap}
-        registry = Registry(str(folder / "registry"))
+        registry = Registry(str(folder / REGISTRY))
         version = trained_version(bench.hidden, shop, companion=bench.companion, seed=bench.seed)
         registry.write(replace(version, version=NEXT_VERSION))
         publish(version, registry, settings, connection)
@@ -104,7 +104,8 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             generator=generator,
         )
         fill_changelog(settings.topic_plan().sessions_changelog, ended, records, connection)
-        worker = stack.enter_context(_worker(broker.bootstrap, folder, settings, bench))
+        swept = {"sweep_interval_s": bench.seconds / _SWEEPS}
+        worker = stack.enter_context(measured_worker(settings, broker.bootstrap, folder, swept))
         worker.wait_until_ready(f"127.0.0.1:{http.worker_port}", READY_DEADLINE_S)
         causes: dict[str, Callable[[], None]] = {
             WARM_UP: lambda: None,
@@ -137,17 +138,6 @@ def _clicks(bench: GapsBench, shop: Shop, count: int, generator: np.random.Gener
     event_ms = int(table.timestamp_ms[0]) + _CLICK_MS * np.arange(len(table))
     table = replace(table, timestamp_ms=event_ms, session_ids=ids[: len(table.session_ids)])
     return table, ids[len(table.session_ids) :]
-
-
-def _worker(bootstrap: str, folder: Path, settings: Settings, bench: GapsBench) -> Child:
-    worker = {"data_dir": folder / "worker", "sweep_interval_s": bench.seconds / _SWEEPS}
-    own = {
-        "kafka": settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
-        "registry": str(folder / "registry"),
-        "worker": settings.worker.model_copy(update=worker),
-        "log_format": "json",
-    }
-    return Child(["worker"], as_environment(settings.model_copy(update=own)), folder / "worker.log")
 
 
 def _rebalance(connection: dict[str, str], topic: str) -> None:

@@ -52,13 +52,14 @@ def run(bench: ScaleBench, settings: Settings, note: Callable[[str], None]) -> d
     Raises:
         BrokerError: The broker did not start.
         ChildError: A worker ended or did not become ready.
+        MeasurementError: There are too few clicks.
     """
     rows = []
     for axis in AXES:
         for size in getattr(bench, axis):
             note(f"{axis}: {size:,}")
-            runs = [stream.run(*_asked(bench, settings, axis, size), note) for _ in range(bench.repeats)]
-            found = stream.summary(_asked(bench, settings, axis, size)[0], runs)
+            asked, its_settings = _asked(bench, settings, axis, size)
+            found = stream.summary(asked, [stream.run(asked, its_settings, note) for _ in range(bench.repeats)])
             names = ("events_per_s", "cpu_us_per_event", "restored_per_s")
             rows.append({"axis": axis, "size": size} | {name: found[name] for name in names if name in found})
     return {"rows": rows, "settings": vars(bench), "environment": environment()}

@@ -22,6 +22,7 @@ from deploy.bench.against import Site, environment_of_peers, measure, write_mode
 from deploy.bench.costs import LOOK_S, AnswerCounter, measured, seconds_told, stages_us
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
+from deploy.bench.measured_worker import REGISTRY, measured_worker
 from deploy.bench.served_version import VERSION, publish, trained_version
 from deploy.children import Child, cpu_s_of
 from deploy.click_generator import generate_clicks
@@ -31,7 +32,7 @@ from deploy.local_broker import start_broker
 from deploy.local_kafka import LocalKafka
 from deploy.ports import free_port
 from deploy.replay import replay
-from deploy.settings import HttpSettings, Settings, as_environment
+from deploy.settings import HttpSettings, Settings
 from deploy.shop import Shop, ShopSettings
 from model.clicks import ClickTable
 from model.registry import Registry
@@ -130,7 +131,7 @@ def run(bench: StreamBench, settings: Settings, note: Callable[[str], None]) -> 
         if isinstance(broker, LocalKafka) and broker.pid:
             _pin(broker.pid, _other_cores(bench))
         connection = {"bootstrap.servers": broker.bootstrap}
-        publish(version, Registry(str(folder / "registry")), settings, connection)
+        publish(version, Registry(str(folder / REGISTRY)), settings, connection)
         if bench.sessions:
             note(f"{bench.sessions:,} sessions under way")
             records = session_records(
@@ -207,18 +208,9 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _worker(bootstrap: str, folder: Path, settings: Settings, bench: StreamBench) -> Child:
-    worker: dict[str, Any] = {"data_dir": folder / "worker"}
-    if bench.broker == "embedded":  # see `deploy.demo`: it answers a fetch only after its whole wait
-        worker |= {"fetch_max_wait_ms": 5, "gather_ms": 0}
-    own = {
-        "kafka": settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
-        "registry": str(folder / "registry"),
-        "worker": settings.worker.model_copy(update=worker),
-        "log_format": "json",
-    }
-    command = ["worker", "--processes", str(bench.processes)]
-    environment = as_environment(settings.model_copy(update=own))
-    return Child(command, environment, folder / "worker.log", cores=_cores(bench))
+    # See `deploy.demo`: the embedded broker answers a fetch only after its whole wait.
+    changed = {"fetch_max_wait_ms": 5, "gather_ms": 0} if bench.broker == "embedded" else {}
+    return measured_worker(settings, bootstrap, folder, changed, processes=bench.processes, cores=_cores(bench))
 
 
 def _throughput(worker: Child, bench: StreamBench, settings: Settings, bootstrap: str) -> dict[str, float]:

@@ -113,7 +113,7 @@ def test_the_overrides_replace_methods_that_exist() -> None:
     for ours in (ClickConsumer, faust_seams._ConsumerThread, ClickTransport, *lights):
         base = ours.__bases__[0]
         own = {"_intake", "transport", "_thread", "mirror", "_mirror_now", "clicks_topic", "intake", "_is_restored"}
-        own |= {"take_over"}
+        own.add("take_over")
         replaced = {name for name in vars(ours) if not name.startswith("__")} - own
         assert {name for name in replaced if not hasattr(base, name)} <= {"_abc_impl"}, base
 
