@@ -1,10 +1,12 @@
-"""The clicks of a micro-batch played through the network: states before and after each, wave by wave.
+"""The clicks of a micro-batch played through the network: what each leads to, wave by wave.
 
-Shape letters: S sessions, K known clicks, W state width, E input width, H width of one layer, B clicks of a wave.
+Shape letters: S sessions, C clicks, K of them on known items, W state width, D query width, E input width, H width of
+one layer.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take their arrays by position
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -14,32 +16,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.gru4rec import GRU4Rec
-from model.kernels.compiling import ZERO, Floats, compiled, sigmoid, tanh
+from model.kernels.compiling import ZERO, Floats, Ints, compiled, part, sigmoid, tanh
 from model.kernels.products import multiply_packed, packed, whole
 from model.kernels.tiles import COLUMNS, ROWS
-from model.waves import Waves
+from model.waves import arrange, plan_waves
 
 _SHORTEST = np.float32(1e-12)  # of what is divided by, as the tensor library has it
+_NOTHING = np.empty((0, 0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a micro-batch of clicks leads.
+
+    Attributes:
+        states: float32 [S, W], after all clicks.
+        queries: float32 [C, D], what is compared with the items after each click, where the network is.
+        known: bool [C], whether the click's session has a known item up to that click.
+    """
+
+    states: Floats
+    queries: Tensor
+    known: NDArray[np.bool_]
 
 
 class Player(Protocol):
     """Plays micro-batches through one network."""
 
-    def play(self, waves: Waves, states: Floats, rows: NDArray[np.int64]) -> Tensor:
-        """Return the states before the batch and after each known click in wave order, float32 [S + K, W].
+    def play(self, states: Floats, last_rows: Ints, slots: Ints, rows: Ints) -> Reached:
+        """Apply a micro-batch of clicks; no input is changed.
+
+        The n-th known click of a session is computed in wave n. One on an unknown item leaves the state as it was.
 
         Args:
-            waves: What is computed when.
-            states: float32 [S, W], before the batch.
-            rows: int64 [C], each click's item.
-        """
-
-    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
-        """Return what is compared with the items after each click of the batch, float32 [C, D].
-
-        Args:
-            hidden: What `play` returned.
-            waves: As there.
+            states: float32 [S, W], before the first click; zeros for a new session.
+            last_rows: int64 [S], row of each session's last known item, -1 for none.
+            slots: int64 [C], each click's session as a place in `states`; clicks stand in order of arrival.
+            rows: int64 [C], each click's item, -1 for an unknown one.
         """
 
 
@@ -56,90 +69,155 @@ class PlainPlayer:
     def __init__(self, network: GRU4Rec, device: torch.device) -> None:
         self._network, self._device = network, device
 
-    def play(self, waves: Waves, states: Floats, rows: NDArray[np.int64]) -> Tensor:
+    @torch.inference_mode()
+    def play(self, states: Floats, last_rows: Ints, slots: Ints, rows: Ints) -> Reached:
         """See `Player`."""
+        network, waves = self._network, plan_waves(last_rows, slots, rows)
         places = np.empty((len(states) + len(waves.clicks), states.shape[1]), dtype=np.float32)
         places[: len(states)] = states
-        hidden, before, clicked = (
-            torch.from_numpy(array).to(self._device) for array in (places, waves.before, rows[waves.clicks])
+        hidden, before, clicked, after_click, last_row = (
+            torch.from_numpy(array).to(self._device)
+            for array in (places, waves.before, rows[waves.clicks], waves.after_click, waves.last_row)
         )
-        x = self._network.inputs(clicked)
+        x = network.inputs(clicked)
         for start, stop in pairwise(waves.bounds):
-            stepped = self._network.advance(x[start:stop], hidden.index_select(0, before[start:stop]))
+            stepped = network.advance(x[start:stop], hidden.index_select(0, before[start:stop]))
             hidden[len(states) + start : len(states) + stop] = stepped
-        return hidden
-
-    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
-        """See `Player`."""
-        last_row, after_click = (
-            torch.from_numpy(array).to(self._device) for array in (waves.last_row, waves.after_click)
-        )
-        last = self._network.inputs(last_row.clamp(min=0)) * (last_row >= 0)[:, None]
-        return self._network.as_comparing(self._network.query(hidden.index_select(0, after_click), last))
+        last = network.inputs(last_row.clamp(min=0)) * (last_row >= 0)[:, None]
+        queries = network.as_comparing(network.query(hidden.index_select(0, after_click), last))
+        return Reached(hidden.cpu().numpy()[waves.after_all], queries, waves.last_row >= 0)
 
 
 class CompiledPlayer:
-    """Plays on the CPU in one compiled pass a layer, for reset gates that act before the product.
+    """Plays on the CPU in one compiled pass, for reset gates that act before the product.
 
-    A wave is a few clicks, and a call for each small operation costs more than the operation.
+    A micro-batch may be a click or two, and a call for each small operation costs more than the operation.
     """
 
     def __init__(self, network: GRU4Rec) -> None:
-        self._network = network
-        self._input_table = network.input_table.numpy()
-        self._layers = [_Layer(network, layer) for layer in range(len(network.settings.hidden_sizes))]
+        settings = network.settings
+        self._table = network.input_table.numpy()
+        self._weights, self._shapes = _side_by_side(network)
+        self._widths = np.array(settings.hidden_sizes)
+        self._query_width = [*settings.hidden_sizes, *settings.feedforward_sizes][-1]
+        self._numbers = (
+            settings.input_length,
+            settings.trace_decay if settings.trace_width else -1.0,
+            settings.skip_weight if settings.skip else 0.0,
+            settings.cosine_scale,
+        )
 
-    def play(self, waves: Waves, states: Floats, rows: NDArray[np.int64]) -> Tensor:
+    def play(self, states: Floats, last_rows: Ints, slots: Ints, rows: Ints) -> Reached:
         """See `Player`."""
-        sessions, settings = len(states), self._network.settings
-        hidden = np.empty((sessions + len(waves.clicks), states.shape[1]), dtype=np.float32)
-        hidden[:sessions] = states
-        x = _inputs(self._input_table, rows[waves.clicks], settings.input_length)
-        below, first = x, 0
-        for layer in self._layers:
-            layer.advance(below, waves, hidden, first)
-            below, first = hidden[sessions:, first : first + layer.width], first + layer.width
-        if settings.trace_width:
-            _carry_trace(waves.before, settings.trace_decay, x, hidden, first)
-        return torch.from_numpy(hidden)
-
-    def ask(self, hidden: Tensor, waves: Waves) -> Tensor:
-        """See `Player`."""
-        settings = self._network.settings
-        if settings.feedforward_sizes:
-            return PlainPlayer(self._network, hidden.device).ask(hidden, waves)
-        width, end = settings.hidden_sizes[-1], sum(settings.hidden_sizes)
-        added = np.empty((0, width), dtype=np.float32)
-        if settings.skip and not settings.trace_width:
-            added = _inputs(self._input_table, waves.last_row, settings.input_length)
-        weight = settings.skip_weight if settings.skip else 0.0
-        state = hidden.numpy()
-        return torch.from_numpy(_ask(state, waves.after_click, end - width, end, added, weight, settings.cosine_scale))
+        after = np.empty(states.shape, dtype=np.float32)
+        queries = np.empty((len(slots), self._query_width), dtype=np.float32)
+        known = np.empty(len(slots), dtype=np.bool_)
+        network = self._table, self._weights, self._shapes, self._widths, *self._numbers
+        _play(states, last_rows, slots, rows, *network, after, queries, known)
+        return Reached(after, torch.from_numpy(queries), known)
 
 
-class _Layer:
-    def __init__(self, network: GRU4Rec, layer: int) -> None:
-        parameters, settings = network.parameters, network.settings
-        self.width = settings.hidden_sizes[layer]
-        self._bias = parameters[f"gru.{layer}.bias"].numpy()
-        # One-hot input is its own projection.
-        is_projected = layer == 0 and settings.item_input == "one_hot"
-        self._input_weight = None if is_projected else packed(parameters[f"gru.{layer}.input_weight"].numpy())
-        self._recurrent_weight = packed(parameters[f"gru.{layer}.recurrent_weight"].numpy())
-        self._candidate_weight = packed(parameters[f"gru.{layer}.candidate_weight"].numpy())
+def _side_by_side(network: GRU4Rec) -> tuple[Floats, Ints]:
+    """Return all weights in one array, so that one compiled function takes any number of layers.
 
-    def advance(self, below: Floats, waves: Waves, hidden: Floats, first: int) -> None:
-        """Write h' of all clicks, wave by wave, to their lines of `hidden`.
+    Returns:
+        float32, and int64 [matrices, 4]: where each begins there and its shape, as `packed` has it. For each layer
+        these are the weights of input (nothing where one-hot input is its own projection), gates and candidate, and
+        the bias; then for each feedforward layer its weight and bias.
+    """
+    settings, parameters = network.settings, network.parameters
+    names = [
+        f"gru.{layer}.{part}"
+        for layer in range(len(settings.hidden_sizes))
+        for part in ("input_weight", "recurrent_weight", "candidate_weight", "bias")
+    ] + [
+        f"feedforward.{layer}.{part}" for layer in range(len(settings.feedforward_sizes)) for part in ("weight", "bias")
+    ]
+    matrices = [_packed(parameters[name].numpy()) if name in parameters else _NOTHING for name in names]
+    starts = np.cumsum([0, *(matrix.size for matrix in matrices)])
+    shapes = [(start, *matrix.shape) for start, matrix in zip(starts.tolist(), matrices, strict=False)]
+    return np.concatenate([matrix.ravel() for matrix in matrices]), np.array(shapes)
 
-        Args:
-            below: float32 [K, E], what the layer takes in.
-            waves: What is computed when.
-            hidden: float32 [S + K, W].
-            first: Where the layer's part of a state begins.
-        """
-        projected = below if self._input_weight is None else _projected(below, self._input_weight)
-        weights = self._recurrent_weight, self._candidate_weight, self._bias
-        _advance(projected, np.array(waves.bounds), waves.before, *weights, hidden, first, self.width)
+
+def _packed(weights: Floats) -> Floats:
+    return packed(weights) if weights.ndim > 1 else weights.reshape(1, 1, -1)
+
+
+@part
+def _matrix(weights: Any, shapes: Any, place: int) -> Any:
+    start, panels, depth, width = shapes[place]
+    return weights[start : start + panels * depth * width].reshape((panels, depth, width))
+
+
+@compiled
+def _play(
+    states: Any,
+    last_rows: Any,
+    slots: Any,
+    rows: Any,
+    table: Any,
+    weights: Any,
+    shapes: Any,
+    widths: Any,
+    length: float,
+    decay: float,
+    skip_weight: float,
+    scale: float,
+    after: Any,
+    queries: Any,
+    known: Any,
+) -> None:
+    """Write what a micro-batch leads to; see `Player.play` and `Reached`.
+
+    Args:
+        states: float32 [S, W]
+        last_rows: int64 [S]
+        slots: int64 [C]
+        rows: int64 [C]
+        table: float32 [N, E], what the network takes in of each item.
+        weights: See `_side_by_side`, like the next.
+        shapes: Where they lie.
+        widths: Of the layers.
+        length: That vectors of items are stretched to; 0: as they are.
+        decay: Of the trace; below 0 where none is carried.
+        skip_weight: How much of the trace, or else of the last item, is added to a query; 0 for nothing.
+        scale: That queries are stretched to; 0: as they are.
+        after: float32 [S, W], written.
+        queries: float32 [C, D], written.
+        known: bool [C], written.
+    """
+    clicks, before, bounds, after_click, after_all, last_row = arrange(last_rows, slots, rows)
+    sessions = len(states)
+    hidden = np.empty((sessions + len(clicks), states.shape[1]), dtype=np.float32)
+    hidden[:sessions] = states
+    below = _inputs(table, rows[clicks], length)
+    if decay >= 0:
+        _carry_trace(before, decay, below, hidden, states.shape[1] - table.shape[1])
+    first = 0
+    for layer in range(len(widths)):
+        if layer:
+            below = _lines(hidden, np.arange(sessions, len(hidden)), first - widths[layer - 1], first)
+        gates, candidate = _matrix(weights, shapes, 4 * layer + 1), _matrix(weights, shapes, 4 * layer + 2)
+        projected = _product(below, _matrix(weights, shapes, 4 * layer))
+        bias = _matrix(weights, shapes, 4 * layer + 3)[0, 0]
+        _advance(projected, bounds, before, gates, candidate, bias, hidden, first, widths[layer])
+        first += widths[layer]
+
+    output = _lines(hidden, after_click, first - widths[-1], first)
+    for place in range(4 * len(widths), len(shapes), 2):
+        if place > 4 * len(widths):
+            for i in range(len(output)):
+                for j in range(output.shape[1]):
+                    output[i, j] = tanh(output[i, j])
+        bias = _matrix(weights, shapes, place + 1)[0, 0]
+        product = _product(output, _matrix(weights, shapes, place))
+        output = product[:, : len(bias)] + bias
+    added = _inputs(table, last_row if skip_weight > 0 and decay < 0 else last_row[:0], length)
+    _ask(output, added, hidden, after_click, skip_weight, scale, queries)
+    for s in range(sessions):
+        after[s] = hidden[after_all[s]]
+    for c in range(len(known)):
+        known[c] = last_row[c] >= 0
 
 
 @compiled
@@ -155,25 +233,6 @@ def _inputs(table: Floats, rows: NDArray[np.int64], length: float) -> Floats:
 
 
 @compiled
-def _ask(
-    state: Floats, places: NDArray[np.int64], first: int, end: int, added: Floats, weight: float, scale: float
-) -> Floats:
-    """Return queries: columns `first` to `end`, plus `weight` times `added`, or times the trace where that is empty."""
-    queries = np.empty((len(places), end - first), dtype=np.float32)
-    share = np.float32(weight)
-    for c in range(len(places)):
-        query, line = queries[c], state[places[c]]
-        query[:] = line[first:end]
-        if weight > 0:
-            more = added[c] if len(added) else line[end:]
-            for j in range(len(query)):
-                query[j] += share * more[j]
-        if scale > 0:
-            _stretch(query, scale)
-    return queries
-
-
-@compiled
 def _stretch(vector: Floats, length: float) -> None:
     """Bring a vector to a length; one of nothing stays that."""
     total = ZERO
@@ -185,13 +244,42 @@ def _stretch(vector: Floats, length: float) -> None:
 
 
 @compiled
-def _projected(below: Floats, weight: Floats) -> Floats:
-    """Return below W, float32 [K, up to whole ROWS; 3H, up to whole COLUMNS]."""
+def _lines(hidden: Any, places: Any, first: int, end: int) -> Any:
+    """Return columns of some states, side by side."""
+    lines = np.empty((len(places), end - first), dtype=np.float32)
+    for i in range(len(places)):
+        line = hidden[places[i]]
+        for j in range(end - first):
+            lines[i, j] = line[first + j]
+    return lines
+
+
+@compiled
+def _product(below: Any, weight: Any) -> Any:
+    """Return below W, float32 [n, up to whole ROWS; up to whole COLUMNS]; `below` itself where there is no weight."""
+    if len(weight) == 0:
+        return below
     lines = np.zeros((whole(len(below), ROWS), below.shape[1]), dtype=np.float32)
     lines[: len(below)] = below
     out = np.empty((len(lines), len(weight) * COLUMNS), dtype=np.float32)
     multiply_packed(lines, weight, out)
     return out
+
+
+@compiled
+def _ask(output: Any, added: Any, hidden: Any, places: Any, weight: float, scale: float, queries: Any) -> None:
+    """Write `output` plus `weight` times `added`, or times the trace where that is empty."""
+    share = np.float32(weight)
+    for c in range(len(queries)):
+        query = queries[c]
+        query[:] = output[c]
+        if weight > 0:
+            trace = hidden[places[c], hidden.shape[1] - len(query) :]
+            more = added[c] if len(added) else trace
+            for j in range(len(query)):
+                query[j] += share * more[j]
+        if scale > 0:
+            _stretch(query, scale)
 
 
 @compiled

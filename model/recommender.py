@@ -18,7 +18,6 @@ from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.mixing import histories_after, mix
 from model.playing import player_of
 from model.vocabulary import Vocabulary
-from model.waves import plan_waves
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ class Recommender:
         """W, the number of float32 values that a session carries."""
         return self._network.state_width
 
-    @torch.inference_mode()
     def encode(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return the states after each history from a zero state, float32 [S, W].
 
@@ -111,11 +109,9 @@ class Recommender:
         lengths = np.fromiter(map(len, histories), np.int64, len(histories))
         slots = np.repeat(np.arange(len(histories)), lengths)
         rows = np.fromiter(chain.from_iterable(histories), np.int64, len(slots))
-        waves = plan_waves(np.full(len(histories), -1), slots, rows)
         nothing = np.zeros((len(histories), self.state_width), dtype=np.float32)
-        return self._player.play(waves, nothing, rows).cpu().numpy()[waves.after_all]
+        return self._player.play(nothing, np.full(len(histories), -1), slots, rows).states
 
-    @torch.inference_mode()
     def forward(
         self,
         states: NDArray[np.float32],
@@ -142,9 +138,8 @@ class Recommender:
         Raises:
             ValueError: A version with a companion is not told what the sessions clicked.
         """
-        waves = plan_waves(last_rows, slots, rows)
-        hidden = self._player.play(waves, states, rows)
-        queries = self._player.ask(hidden, waves)
+        reached = self._player.play(states, last_rows, slots, rows)
+        queries = reached.queries
         if self.companion is None:
             best = self._catalogue.best(queries, k)
             top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
@@ -156,4 +151,4 @@ class Recommender:
             best = self._catalogue.best(queries, k, companion.mixing.temper)
             asked = queries.cpu().numpy()
             top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
-        return Forward(hidden.cpu().numpy()[waves.after_all], top_rows, scores, known=waves.last_row >= 0)
+        return Forward(reached.states, top_rows, scores, reached.known)

@@ -44,12 +44,12 @@ def plan_waves(last_rows: NDArray[np.int64], slots: NDArray[np.int64], rows: NDA
         slots: int64 [C], each click's session, in order of arrival.
         rows: int64 [C], each click's item, -1 for an unknown one.
     """
-    clicks, before, bounds, after_click, after_all, last_row = _plan(last_rows, slots, rows)
+    clicks, before, bounds, after_click, after_all, last_row = arrange(last_rows, slots, rows)
     return Waves(clicks, bounds.tolist(), before, after_click, after_all, last_row)
 
 
 @compiled
-def _plan(last_rows: Any, slots: Any, rows: Any) -> Any:
+def arrange(last_rows: Any, slots: Any, rows: Any) -> Any:
     """Return the arrays of `Waves`, `bounds` too; of each wave, clicks stand in order of arrival."""
     sessions, count = len(last_rows), len(slots)
     played = np.zeros(sessions, dtype=np.int64)
