@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.integer_search import QUERIES_PER_BLOCK, Items, search
 from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
-from model.kernels.dot_products import packed_items, packed_queries
+from model.kernels.dot_products import pack, packed_items, room_for_queries
 
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
 
@@ -108,11 +108,8 @@ class PackedCatalogue:
         rows = np.zeros((len(asked), count), dtype=np.int32)
         scores = np.full((len(asked), count), -np.inf, dtype=np.float32)
         log_sums = np.zeros(len(asked))
-        for start in range(0, len(asked), QUERIES_PER_BLOCK):
-            block = slice(start, start + QUERIES_PER_BLOCK)
-            candidates = search(packed_queries(asked[block]), self._items, count, temper)
-            found = rows[block], scores[block], log_sums[block]
-            _rescore(asked[block], self.vectors, self.bias, temper or 0.0, *candidates, *found)
+        room = room_for_queries(min(len(asked), QUERIES_PER_BLOCK), asked.shape[1])
+        _best(asked, room, *self._items, self.vectors, self.bias, temper or 0.0, rows, scores, log_sums)
         return Best(rows, scores, log_sums)
 
     @property
@@ -143,54 +140,72 @@ def score_of(queries: Any, vectors: Any, bias: Any, c: int, row: int) -> Any:
 
 
 @compiled
-def _rescore(
-    queries: Any,
+def _best(
+    asked: Any,
+    room: Any,
+    values: Any,
+    units: Any,
+    tiled_bias: Any,
+    longest: float,
+    largest_error: float,
     vectors: Any,
     bias: Any,
-    temper: Any,
-    candidates: Any,
-    approximate: Any,
-    counts: Any,
-    highest: Any,
-    totals: Any,
+    temper: float,
     rows: Any,
     scores: Any,
     log_sums: Any,
 ) -> None:
-    """Write the best of the candidates by their scores in float32, and with them the log-sums; see `Best`.
+    """Write the best of all items, block of queries by block; see `Best`.
 
     Args:
-        queries: float32 [C, D]
+        asked: float32 [C, D], the queries.
+        room: Of a block of them, see `room_for_queries`.
+        values: As in `Items`, like the next four.
+        units: What 1 of them is worth.
+        tiled_bias: The items' bias.
+        longest: Of the items.
+        largest_error: Of theirs.
         vectors: float32 [N, D]
         bias: float32 [N]
         temper: Of the log-sums; 0 for none.
-        candidates: As in `Candidates`, like the next four.
-        approximate: Their scores by the integers.
-        counts: How many they are.
-        highest: The best of these scores.
-        totals: Sums of powers of these scores.
         rows: int32 [C, k], written.
         scores: float32 [C, k], minus infinity before; written.
         log_sums: float64 [C], written where there is a temper.
     """
-    factor = np.float32(temper) * LOG2_E
-    exact = np.empty(candidates.shape[1], dtype=np.float32)
+    items = Items(values, units, tiled_bias, longest, largest_error)
+    for start in range(0, len(asked), QUERIES_PER_BLOCK):
+        queries = asked[start : start + QUERIES_PER_BLOCK]
+        packed = pack(queries, room[: -(-len(queries) // room.shape[2])], 0)
+        candidates = search(packed, items, rows.shape[1], temper)
+        stop = start + len(queries)
+        _rescore(queries, vectors, bias, temper, candidates, rows[start:stop], scores[start:stop], log_sums[start:stop])
+
+
+@compiled
+def _rescore(
+    queries: Any, vectors: Any, bias: Any, temper: Any, candidates: Any, rows: Any, scores: Any, log_sums: Any
+) -> None:
+    """Write the best of the candidates by their scores in float32, and with them the log-sums; see `_best`."""
+    factor, counts = np.float32(temper) * LOG2_E, candidates.counts
+    near, approximate = candidates.rows, candidates.scores
+    exact = np.empty(near.shape[1], dtype=np.float32)
     for c in range(len(queries)):
         if counts[c] < 0:
             log_sums[c] = _score_all(queries, vectors, bias, temper, c, rows, scores)
             continue
         for t in range(counts[min(c + 1, len(queries) - 1)]):  # far off in memory: fetched while this query is at work
-            prefetch_row(vectors, candidates[min(c + 1, len(queries) - 1), t])
+            prefetch_row(vectors, near[min(c + 1, len(queries) - 1), t])
         for t in range(counts[c]):
-            exact[t] = score_of(queries, vectors, bias, c, candidates[c, t])
+            exact[t] = score_of(queries, vectors, bias, c, near[c, t])
         for t in range(counts[c]):
             if exact[t] > scores[c, rows.shape[1] - 1]:
-                insert(rows, scores, c, candidates[c, t], exact[t])
+                insert(rows, scores, c, near[c, t], exact[t])
         if temper:
-            shift, correction = factor * highest[c], ZERO
+            highest, correction = candidates.highest[c], ZERO
+            shift = factor * highest
             for t in range(counts[c]):
                 correction += power_of_two(factor * exact[t] - shift) - power_of_two(factor * approximate[c, t] - shift)
-            log_sums[c] = np.log(totals[c] + correction) + temper * highest[c]
+            log_sums[c] = np.log(candidates.totals[c] + correction) + temper * highest
 
 
 @part

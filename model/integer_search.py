@@ -77,42 +77,6 @@ class Candidates(NamedTuple):
     totals: NDArray[np.float64]
 
 
-def search(queries: Packed, items: Items, k: int, temper: float | None = None) -> Candidates:
-    """Return items among which the k best for each query are.
-
-    Args:
-        queries: C of them.
-        items: N of them, at least k.
-        k: How many are asked for.
-        temper: Of `Candidates.totals`.
-    """
-    count, room = len(queries.units), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
-    sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
-    found = Candidates(
-        rows=np.empty((count, room), dtype=np.int32),
-        scores=np.empty((count, room), dtype=np.float32),
-        counts=np.zeros(count, dtype=np.int64),
-        highest=np.full(count, -np.inf, dtype=np.float32),
-        totals=np.zeros(count),
-    )
-    errors = np.empty(count, dtype=np.float32)
-    _bound(queries.lengths, queries.errors, items.longest, items.largest_error, errors)
-    packed = queries.values, queries.starts, queries.units, errors
-    _search(*packed, items.values, items.units, items.bias, sums, k, temper or 0.0, *found)
-    return found
-
-
-@compiled
-def _bound(lengths: Any, rounding: Any, longest: float, largest_error: float, errors: Any) -> None:
-    """Write how far off each query's scores in integers may be.
-
-    With q = q' + e and v = v' + f, where the integers stand for q' and v', q . v - q' . v' = e . v + q' . f.
-    """
-    for c in range(len(errors)):
-        bound = rounding[c] * longest + (lengths[c] + rounding[c]) * largest_error
-        errors[c] = bound + lengths[c] * longest * _FLOAT_ROUNDING
-
-
 @part
 def _sum_of_powers(line: Any, factor: Any, shift: Any) -> Any:
     """Return the sum of 2^(factor s - shift) over the scores of a tile, none of which gives more than 1."""
@@ -183,33 +147,35 @@ def _multiply_tile(queries: Any, starts: Any, items: Any, first: int, sums: Any)
 
 
 @compiled
-def _search(  # noqa: C901 - compiled as one: each call with arrays would count references
-    queries: Any,
-    starts: Any,
-    units: Any,
-    errors: Any,
-    items: Any,
-    item_units: Any,
-    bias: Any,
-    sums: Any,
-    k: int,
-    temper: float,
-    rows: Any,
-    scores: Any,
-    counts: Any,
-    highest: Any,
-    totals: Any,
-) -> None:
-    """Go through the items tile by tile; see `search` and `Candidates`."""
+def search(queries: Any, items: Any, k: int, temper: float) -> Any:  # noqa: C901 - see below
+    """Return items among which the k best for each query are: go through all, tile by tile.
+
+    Compiled as one, as each call with arrays would count references.
+
+    Args:
+        queries: C of them, `Packed`.
+        items: N of them, at least k, `Items`.
+        k: How many are asked for.
+        temper: Of `Candidates.totals`; 0 leaves them out.
+
+    Returns:
+        `Candidates`.
+    """
+    count, room = len(queries.units), max(_ROOM, 2 * (k + _HELD) + ITEMS_PER_TILE + SIFTED)
+    rows, scores = np.empty((count, room), dtype=np.int32), np.empty((count, room), dtype=np.float32)
+    counts, highest = np.zeros(count, dtype=np.int64), np.full(count, -_NEVER)
+    totals, errors = np.zeros(count), _bounds(queries, items)
+    units, item_units, bias = queries.units, items.units, items.bias
     factor = np.float32(temper) * LOG2_E
-    line, room = np.empty(ITEMS_PER_TILE, dtype=np.float32), rows.shape[1]
-    bars, most = np.full(len(units), -_NEVER), np.full(len(units), k + _HELD)
+    sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
+    line = np.empty(ITEMS_PER_TILE, dtype=np.float32)
+    bars, most = np.full(count, -_NEVER), np.full(count, k + _HELD)
     tile_rows = np.arange(ITEMS_PER_TILE).astype(np.int32)
     for start in range(0, len(bias), ITEMS_PER_TILE):
-        _multiply_tile(queries, starts, items, start // ITEMS, sums)
+        _multiply_tile(queries.values, queries.starts, items.values, start // ITEMS, sums)
         # Slices, as loops over them vectorise.
         offsets, worth = bias[start : start + ITEMS_PER_TILE], item_units[start : start + ITEMS_PER_TILE]
-        for c in range(len(units)):
+        for c in range(count):
             best = highest[c]
             for j in range(ITEMS_PER_TILE):
                 line[j] = units[c] * worth[j] * np.float32(sums[c, j]) + offsets[j]
@@ -219,16 +185,31 @@ def _search(  # noqa: C901 - compiled as one: each call with arrays would count 
                 most[c] = min(max(2 * counts[c], k + _HELD), _most_held(room))
                 if counts[c] > most[c]:
                     counts[c], bars[c] = 0, _NEVER
-            count, bar = counts[c], bars[c]
+            held, bar = counts[c], bars[c]
             for at in range(0, ITEMS_PER_TILE, SIFTED):
-                count += sifted(line, at, tile_rows, at, bar, scores, rows, c * room + count)
+                held += sifted(line, at, tile_rows, at, bar, scores, rows, c * room + held)
             if temper:
                 total = _sum_of_powers(line, factor, factor * best)
                 totals[c] = totals[c] * np.exp(temper * (highest[c] - best)) + total
-            counts[c], highest[c] = count, best
+            counts[c], highest[c] = held, best
         tile_rows += np.int32(ITEMS_PER_TILE)
-    for c in range(len(units)):
+    for c in range(count):
         if bars[c] == _NEVER:
             counts[c] = -1
         elif counts[c] > k:
             counts[c], bars[c] = _raise_bar(rows, scores, c, counts[c], k, errors[c], bars[c])
+    return Candidates(rows, scores, counts, highest, totals)
+
+
+@compiled
+def _bounds(queries: Any, items: Any) -> Any:
+    """Return how far off each query's scores in integers may be, float32 [C].
+
+    With q = q' + e and v = v' + f, where the integers stand for q' and v', q . v - q' . v' = e . v + q' . f.
+    """
+    errors = np.empty(len(queries.units), dtype=np.float32)
+    for c in range(len(errors)):
+        length, rounding = queries.lengths[c], queries.errors[c]
+        bound = rounding * items.longest + (length + rounding) * items.largest_error
+        errors[c] = bound + length * items.longest * _FLOAT_ROUNDING
+    return errors

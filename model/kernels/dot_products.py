@@ -8,8 +8,7 @@ side by side.
 Source of the scheme: Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from llvmlite import binding, ir  # type: ignore[import-untyped]
@@ -41,8 +40,7 @@ _PAIRS = ir.VectorType(_INT16, 2 * _LANES)
 _WIDE = ir.VectorType(_INT32, 2 * _LANES)
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """Rows as integers; R rows of width D, W of whose values lie in 32 bits.
 
     Attributes:
@@ -62,42 +60,43 @@ class Packed:
 
 def packed_items(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
     """Return items, float32 [N, D], rounded; B is ITEMS."""
-    return _packed(vectors, ITEMS, np.uint8 if as_bytes else np.int16)
+    values = _room(vectors.shape, ITEMS, np.dtype(np.uint8 if as_bytes else np.int16))
+    return cast("Packed", pack(vectors, values, _ZERO_ITEM_BYTE if as_bytes else 0))
 
 
 def packed_queries(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
-    """Return queries, float32 [C, D], rounded; B is QUERIES, or FEW_QUERIES where that is enough for all."""
-    beside = FEW_QUERIES if len(vectors) <= FEW_QUERIES else QUERIES
-    return _packed(vectors, beside, np.int8 if as_bytes else np.int16)
+    """Return queries, float32 [C, D], rounded; see `room_for_queries`."""
+    return cast("Packed", pack(vectors, room_for_queries(*vectors.shape, as_bytes=as_bytes), 0))
 
 
-def _packed(vectors: Floats, beside: int, kind: type[np.integer[Any]]) -> Packed:
-    count, length = vectors.shape
-    groups, together = -(-count // beside), 4 // np.dtype(kind).itemsize
-    zero = _ZERO_ITEM_BYTE if kind is np.uint8 else 0
-    values = np.full((groups, -(-length // together), beside, together), zero, dtype=kind)
-    units, lengths, errors = np.empty((3, count), dtype=np.float32)
-    starts = np.zeros(groups * beside, dtype=np.int32)
-    _round(vectors, kind is np.int16, zero, values, units, lengths, errors, starts)
-    return Packed(values, units, lengths, errors, starts)
+def room_for_queries(count: int, width: int, *, as_bytes: bool = HAS_BYTES) -> NDArray[Any]:
+    """Return what `pack` writes queries to; B is QUERIES, or FEW_QUERIES where that is enough for all."""
+    beside = FEW_QUERIES if count <= FEW_QUERIES else QUERIES
+    return _room((count, width), beside, np.dtype(np.int8 if as_bytes else np.int16))
+
+
+def _room(shape: tuple[int, ...], beside: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    together = 4 // kind.itemsize
+    return np.empty((-(-shape[0] // beside), -(-shape[1] // together), beside, together), dtype=kind)
 
 
 @compiled
-def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
-    vectors: Any,
-    are_words: bool,  # noqa: FBT001
-    zero: int,
-    values: Any,
-    units: Any,
-    lengths: Any,
-    errors: Any,
-    starts: Any,
-) -> None:
-    """Write the rows to where the product looks for them; what is left over stays zero."""
-    beside, together = values.shape[2], values.shape[3]
+def pack(vectors: Any, values: Any, zero: int) -> Any:
+    """Write rows, float32 [R, D], to where the product looks for them, and return them as `Packed`.
+
+    Args:
+        vectors: The rows.
+        values: What becomes `Packed.values`; what is left over becomes zero.
+        zero: What stands for zero there.
+    """
+    count, beside, together, are_words = len(vectors), values.shape[2], values.shape[3], values.itemsize > 1
+    numbers = np.empty((3, count), dtype=np.float32)
+    units, lengths, errors = numbers[0], numbers[1], numbers[2]
+    starts = np.zeros(len(values) * beside, dtype=np.int32)
     largest = np.float32(_LONGEST_OF_WORDS if are_words else _LARGEST_BYTE)
     line = np.full(values.shape[1] * together, zero, dtype=np.int32)
-    for row in range(len(vectors)):
+    values[count // beside :] = zero
+    for row in range(count):
         vector, most, squares = vectors[row], ZERO, ZERO
         for value in vector:
             most = larger(most, abs(value))
@@ -120,6 +119,7 @@ def _round(  # noqa: PLR0917 - compiled functions take their arrays by position
         units[row], errors[row] = unit, np.sqrt(lost)
         if not are_words:
             starts[row] = -_ZERO_ITEM_BYTE * total
+    return Packed(values, units, lengths, errors, starts)
 
 
 def _products_of(together: int) -> Any:

@@ -11,7 +11,7 @@ from tests.model.kernels.test_dot_products import WIDTHS
 
 
 def found_by(
-    vectors: Floats, bias: Floats, asked: Floats, k: int, *, as_bytes: bool, temper: float | None = None
+    vectors: Floats, bias: Floats, asked: Floats, k: int, *, as_bytes: bool, temper: float = 0.0
 ) -> tuple[Candidates, Floats]:
     """Return the candidates, and how far off each query's scores in integers may be."""
     queries, items = packed_queries(asked, as_bytes=as_bytes), packed_items(vectors, as_bytes=as_bytes)
