@@ -105,9 +105,8 @@ class PackedCatalogue:
     def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
         """See `Catalogue`."""
         asked, count = queries.numpy(), min(k, len(self.vectors))
-        rows = np.zeros((len(asked), count), dtype=np.int32)
-        scores = np.full((len(asked), count), -np.inf, dtype=np.float32)
-        log_sums = np.zeros(len(asked))
+        rows, scores = np.empty((len(asked), count), dtype=np.int32), np.empty((len(asked), count), dtype=np.float32)
+        log_sums = np.empty(len(asked))
         room = room_for_queries(min(len(asked), QUERIES_PER_BLOCK), asked.shape[1])
         _best(asked, room, *self._items, self.vectors, self.bias, temper or 0.0, rows, scores, log_sums)
         return Best(rows, scores, log_sums)
@@ -169,9 +168,10 @@ def _best(
         bias: float32 [N]
         temper: Of the log-sums; 0 for none.
         rows: int32 [C, k], written.
-        scores: float32 [C, k], minus infinity before; written.
-        log_sums: float64 [C], written where there is a temper.
+        scores: float32 [C, k], written.
+        log_sums: float64 [C], written; zeros where there is no temper.
     """
+    rows[:], scores[:], log_sums[:] = 0, -np.inf, 0.0
     items = Items(values, units, tiled_bias, longest, largest_error)
     for start in range(0, len(asked), QUERIES_PER_BLOCK):
         queries = asked[start : start + QUERIES_PER_BLOCK]

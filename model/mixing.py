@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.catalogue import Best, Catalogue, insert, score_of
-from model.companion import Mixing
+from model.companion import Companion, Mixing
 from model.kernels.compiling import ZERO, Floats, compiled, exp, part
 from model.ranking import Ties
 from model.transitions import Neighbours
@@ -28,28 +28,33 @@ LOOKBACK = 8
 AGE_DECAY = 0.7
 
 
-def mix(
-    best: Best,
-    queries: Floats,
-    catalogue: Catalogue,
-    histories: NDArray[np.int64],
-    neighbours: Neighbours,
-    mixing: Mixing,
-) -> tuple[NDArray[np.int32], Floats]:
-    """Return the exact top k of the mixture: rows int32 [C, k] and their p float32 [C, k], the best first.
+class Mixer:
+    """Mixes the answers of one version, in one thread at a time: what it works in is made once.
 
     Args:
-        best: The network's own top k, with log-sums of `mixing.temper`.
-        queries: float32 [C, D], what they answer.
         catalogue: All N items.
-        histories: int64 [C, L], each click's session, the click itself in the last column; -1 for no or unknown item.
-        neighbours: Of the first items of the N; items after them have none.
-        mixing: The weights.
+        companion: Its neighbours are those of the first items of the N; items after them have none.
     """
-    rows, chances = np.empty_like(best.rows), np.full_like(best.scores, -np.inf)
-    network = best.rows, best.scores, best.log_sums, queries, catalogue.vectors, catalogue.bias
-    _mix(*network, histories, *arrays_of(neighbours), mixing.as_array(), rows, chances)
-    return rows, chances
+
+    def __init__(self, catalogue: Catalogue, companion: Companion) -> None:
+        self._items = catalogue.vectors, catalogue.bias
+        self._companion = *arrays_of(companion.neighbours), companion.mixing.as_array()
+        count = len(catalogue.vectors)
+        self._mass, self._touched = np.zeros(count), np.empty(count, dtype=np.int64)
+
+    def mix(self, best: Best, queries: Floats, histories: NDArray[np.int64]) -> tuple[NDArray[np.int32], Floats]:
+        """Return the exact top k of the mixture: rows int32 [C, k] and their p float32 [C, k], the best first.
+
+        Args:
+            best: The network's own top k, with log-sums of the mixing's temper.
+            queries: float32 [C, D], what they answer.
+            histories: int64 [C, L], each click's session, the click itself in the last column; -1 for no or unknown
+                item.
+        """
+        rows, chances = np.empty(best.rows.shape, dtype=np.int32), np.empty(best.rows.shape, dtype=np.float32)
+        network = best.rows, best.scores, best.log_sums, queries, *self._items
+        _mix(*network, histories, *self._companion, self._mass, self._touched, rows, chances)
+        return rows, chances
 
 
 def histories_after(
@@ -77,14 +82,14 @@ def mixture_ranks(
     ties: Ties = "conservative",
     ranked: Tensor | None = None,
 ) -> NDArray[np.int64]:
-    """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `mix`, `ranking`.
+    """Return the exact rank of each target among all N items under the mixture, int64 [C]; see `ranking`.
 
     Args:
         scores: float32 [C, N], the network's, on the CPU.
         targets: int64 [C], rows.
-        histories: As in `mix`.
-        neighbours: As in `mix`.
-        mixing: As in `mix`.
+        histories: As in `Mixer.mix`.
+        neighbours: Of the first items of the N; items after them have none.
+        mixing: The weights.
         ties: See `model.ranking.ranks`.
         ranked: `scores` with minus infinity for what is left out of the ranking; by default nothing is.
     """
@@ -206,13 +211,17 @@ def _mix(
     p_row: Any,
     p_share: Any,
     w: Any,
+    mass: Any,
+    touched: Any,
     rows: Any,
     chances: Any,
 ) -> None:
-    """Write the top of each click's mixture; only items with enough mass to come into it are scored."""
+    """Write the top of each click's mixture; only items with enough mass to come into it are scored.
+
+    `mass` is zeros before and after; what `touched` holds means nothing.
+    """
     last = tops.shape[1] - 1
-    mass = np.zeros(len(vectors))
-    touched = np.empty(len(vectors), dtype=np.int64)
+    chances[:] = -np.inf
     for c in range(len(tops)):
         count = spread(mass, touched, histories[c], s_at, s_row, s_share, p_at, p_row, p_share, w)
         for t in range(last + 1):

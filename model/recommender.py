@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.catalogue import catalogue_of
 from model.companion import Companion, histories_of
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
-from model.mixing import histories_after, mix
+from model.mixing import Mixer, histories_after
 from model.playing import player_of
 from model.vocabulary import Vocabulary
 
@@ -57,7 +57,7 @@ class Forward:
 
 
 class Recommender:
-    """One version, ready to serve. Immutable: the network's tensors must not be changed afterwards.
+    """One version, ready to serve, in one thread at a time. The network's tensors must not be changed afterwards.
 
     Args:
         network: The weights.
@@ -94,6 +94,7 @@ class Recommender:
         self._catalogue = catalogue_of(
             self._network.as_compared(self._network.parameters[EMBEDDING]), self._network.parameters.get(ITEM_BIAS)
         )
+        self._mixer = None if companion is None else Mixer(self._catalogue, companion)
 
     @property
     def state_width(self) -> int:
@@ -140,15 +141,13 @@ class Recommender:
         """
         reached = self._player.play(states, last_rows, slots, rows)
         queries = reached.queries
-        if self.companion is None:
+        if self._mixer is None or self.companion is None:
             best = self._catalogue.best(queries, k)
             top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
         elif played is None:
             raise ValueError(f"version {self.version} has a companion, which needs the histories of the sessions")
         else:
             histories = histories_after(played.before, slots, rows, played.counts)
-            companion = self.companion
-            best = self._catalogue.best(queries, k, companion.mixing.temper)
-            asked = queries.cpu().numpy()
-            top_rows, scores = mix(best, asked, self._catalogue, histories, companion.neighbours, companion.mixing)
+            best = self._catalogue.best(queries, k, self.companion.mixing.temper)
+            top_rows, scores = self._mixer.mix(best, queries.cpu().numpy(), histories)
         return Forward(reached.states, top_rows, scores, reached.known)

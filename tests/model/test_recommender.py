@@ -12,7 +12,7 @@ from model.catalogue import PlainCatalogue
 from model.clicks import Sessions as ClickSessions
 from model.companion import Companion, Mixing, histories_of
 from model.gru4rec import GRU4Rec, GRU4RecSettings
-from model.mixing import mix
+from model.mixing import Mixer
 from model.recommender import Forward, Played, Recommender
 from model.transitions import Transitions
 from model.vocabulary import Vocabulary
@@ -160,7 +160,7 @@ def test_with_a_companion_an_answer_is_the_mixture_for_the_session_up_to_that_cl
     catalogue = PlainCatalogue(network.parameters["embedding"], network.parameters["item_bias"])
     best = catalogue.best(queries, K, companion.mixing.temper)
     histories = histories_of(sessions.plays)
-    expected = mix(best, queries.numpy(), catalogue, histories, companion.neighbours, companion.mixing)
+    expected = Mixer(catalogue, companion).mix(best, queries.numpy(), histories)
     alone = Sessions.new(RECOMMENDERS[0], 9)
     alone.apply(RECOMMENDERS[0], clicks)
     for slot, place in {slot: place for place, (slot, _) in enumerate(clicks)}.items():
