@@ -20,26 +20,12 @@ from model.errors import InvalidClickError
 from model.recommender import Forward, Recommender
 from model.vocabulary import UNKNOWN_ROW, fingerprint
 from stream.micro_batch import MicroBatch, SessionKey
+from stream.online_evaluation import OnlineEvaluation, evaluate
 from stream.recommendation_json import DECIMALS, AskedBatch, recommendations_as_json
-from stream.records import Answer, DeadLetter, SourceRecord, encode_recommendation
+from stream.records import POPULARITY, Answer, DeadLetter, SourceRecord, encode_recommendation
 from stream.session import NO_HIDDEN, Session
 
-POPULARITY = "popularity"
-
 LoadSessions = Callable[[Sequence[SessionKey]], Sequence[Session | None]]
-
-
-@dataclass(frozen=True)
-class OnlineEvaluation:
-    """How the answers given so far met the clicks of this batch.
-
-    Attributes:
-        version: Version that gave the answers.
-        ranks: 1-based rank of the clicked item in the answer before it, int64; 0 where it was not in it.
-    """
-
-    version: str
-    ranks: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -118,7 +104,7 @@ class Processor:
             sessions={key: life.session for key, life in batch.current.items()},
             answers=answers,
             dead_letters=batch.dead_letters,
-            evaluations=_evaluate(batch, answers, fingerprints),
+            evaluations=evaluate(batch, [answer.version for answer in answers], fingerprints),
             version=recommender.version if recommender else POPULARITY,
             applied=len(batch.valid) - batch.replayed,
             replayed=batch.replayed,
@@ -274,29 +260,3 @@ class Processor:
         if stale:
             states[[life.slot for life in stale]] = recommender.encode([life.encode or [] for life in stale])
         return states
-
-
-def _evaluate(batch: MicroBatch, answers: Sequence[Answer], fingerprints: NDArray[np.uint32]) -> list[OnlineEvaluation]:
-    """Check every applied click that continues a session against the answer given before it."""
-    if not batch.evaluated:
-        return []
-    before = np.zeros((len(batch.evaluated), fingerprints.shape[1]), np.uint32)
-    previous = np.array(batch.previous)
-    before[previous >= 0] = fingerprints[previous[previous >= 0]]
-    versions = []
-    for place, answered in enumerate(batch.previous):
-        if answered >= 0:
-            versions.append(answers[answered].version)
-            continue
-        version, answer = batch.lives[-1 - answered].stored_answer
-        shown = answer[: before.shape[1]]  # another worker may answer with more items
-        before[place, : len(shown)] = shown
-        versions.append(version or POPULARITY)
-    clicked = [fingerprint(batch.valid[position][1].item_id) for position in batch.evaluated]
-    hits = before == np.array(clicked, np.uint32)[:, None]
-    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
-    met = list(dict.fromkeys(versions))
-    if len(met) == 1:  # nearly always; an array of names costs as much as all of the above
-        return [OnlineEvaluation(met[0], ranks)]
-    of_version = np.array(versions)
-    return [OnlineEvaluation(version, ranks[of_version == version]) for version in met]

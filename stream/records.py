@@ -6,6 +6,8 @@ from model.click_wire import Click
 from model.errors import InvalidClickError
 
 DEAD_LETTER_PREFIX = "nextclick.error."
+POPULARITY = "popularity"
+"""The version of an answer that no network gave."""
 
 
 class SourceRecord(msgspec.Struct, frozen=True, gc=False):

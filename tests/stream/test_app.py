@@ -13,8 +13,7 @@ from deploy.embedded_kafka import ApiKey
 from model.clicks import Click, encode_click
 from model.recommender import Recommender
 from stream.app import DataDirInUseError, _lock, run_worker
-from stream.processor import POPULARITY
-from stream.records import SourceRecord
+from stream.records import POPULARITY, SourceRecord
 from stream.session import HISTORY_ITEMS, decode_session
 from stream.settings import WorkerSettings
 from stream.worker import DEAD_LETTER_WINDOW

@@ -4,8 +4,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.metrics import ONLINE_K, BatchTimes, WorkerMetrics
-from stream.processor import POPULARITY, Outcome
-from stream.records import SourceRecord
+from stream.processor import Outcome
+from stream.records import POPULARITY, SourceRecord
 from tests.stream.builders import ITEMS, NOW_MS, recommender, record
 from tests.stream.deliveries_of_kafka import Delivered, answer, new_processor
 

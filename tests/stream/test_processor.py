@@ -11,8 +11,8 @@ from model.clicks import DAY_MS
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary, fingerprint
 from stream.micro_batch import SessionKey
-from stream.processor import POPULARITY, Outcome, Processor
-from stream.records import SourceRecord
+from stream.processor import Outcome, Processor
+from stream.records import POPULARITY, SourceRecord
 from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, SEEDS, encoded, network, plain, recommender, record
 from tests.stream.deliveries_of_kafka import TOP_K, Delivered, answer, new_processor
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from model.recommender import Recommender
-from stream.processor import POPULARITY
-from stream.records import Recommendation
+from stream.records import POPULARITY, Recommendation
 from stream.session import HISTORY_ITEMS
 from tests.stream.builders import ITEMS, encoded, recommender
 from tests.stream.deliveries_of_kafka import (
