@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Histogram(Collector):
         self._documentation = documentation
         self._bounds = [float(bound) for bound in buckets]
         self._edges = np.array(self._bounds)
-        self._counts = np.zeros(len(buckets) + 1, np.int64)
+        self._counts = [0] * (len(buckets) + 1)
         self._sum = 0.0
         registry.register(self)
 
@@ -37,8 +38,8 @@ class Histogram(Collector):
             self._counts[bisect_left(self._bounds, values)] += 1
             self._sum += values
             return
-        places = np.searchsorted(self._edges, values)
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        counts = np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
+        self._counts = [before + more for before, more in zip(self._counts, counts.tolist(), strict=True)]
         self._sum += float(values.sum())
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
@@ -49,6 +50,6 @@ class Histogram(Collector):
         """Return the cumulative buckets and the sum."""
         family = HistogramMetricFamily(self._name, self._documentation)
         bounds = [*map(str, self._bounds), "+Inf"]
-        cumulative = np.cumsum(self._counts).tolist()
+        cumulative = list(accumulate(self._counts))
         family.add_metric([], list(zip(bounds, cumulative, strict=True)), self._sum)
         return [family]

@@ -86,7 +86,12 @@ class WorkerMetrics:
         )
         self.online_recall = gauge("online_recall_at_20", "online_hits over online_clicks", "model_version")
         self.online_mrr = gauge("online_mrr_at_20", "online_reciprocal_ranks over online_clicks", "model_version")
-        self._online: dict[str, tuple[int, int, float]] = {}
+        # A labelled metric takes as long to find as to count, and here are several for every lone click.
+        self._applied, self._replayed, self._dead = (
+            self.clicks.labels(result) for result in ("applied", "replayed", "dead")
+        )
+        self._answers_of: dict[str, Counter] = {}
+        self._online_of: dict[str, _Online] = {}
         self._active_sessions = 0
 
     def batch_answered(self, outcome: Outcome, times: BatchTimes, now_ms: int) -> None:
@@ -105,15 +110,22 @@ class WorkerMetrics:
         self.delivery_time.observe(times.delivery_s)
         produced_ms = np.array([answer.record.timestamp_ms for answer in outcome.answers])
         self.latency.observe(np.maximum(now_ms - produced_ms, 0) / 1000)
-        self.clicks.labels("applied").inc(outcome.applied)
-        self.clicks.labels("replayed").inc(outcome.replayed)
-        self.clicks.labels("dead").inc(len(outcome.dead_letters))
-        self.unknown_items.inc(len(outcome.unknown))
-        self.sessions_started.inc(outcome.started)
+        for counter, count in (
+            (self._applied, outcome.applied),
+            (self._replayed, outcome.replayed),
+            (self._dead, len(outcome.dead_letters)),
+            (self.unknown_items, len(outcome.unknown)),
+            (self.sessions_started, outcome.started),
+        ):
+            if count:
+                counter.inc(count)
         for letter in outcome.dead_letters:
             self.dead_letters.labels(letter.reason).inc()
         for version, count in Tally(answer.version for answer in outcome.answers).items():
-            self.answers.labels(version).inc(count)
+            answered = self._answers_of.get(version)
+            if answered is None:
+                answered = self._answers_of[version] = self.answers.labels(version)
+            answered.inc(count)
         for evaluation in outcome.evaluations:
             self.evaluated(evaluation.version, evaluation.ranks)
         self._active_sessions += outcome.first_seen
@@ -127,16 +139,10 @@ class WorkerMetrics:
             version: Version that answered.
             ranks: 1-based rank of each clicked item in the answer before it; 0 where it was not in it.
         """
-        found = ranks[(ranks > 0) & (ranks <= ONLINE_K)]
-        reciprocal = float((1.0 / found).sum())
-        self.online_clicks.labels(version).inc(len(ranks))
-        self.online_hits.labels(version).inc(len(found))
-        self.online_reciprocal_ranks.labels(version).inc(reciprocal)
-        clicks, hits, total = self._online.get(version, (0, 0, 0.0))
-        clicks, hits, total = clicks + len(ranks), hits + len(found), total + reciprocal
-        self._online[version] = clicks, hits, total
-        self.online_recall.labels(version).set(hits / clicks)
-        self.online_mrr.labels(version).set(total / clicks)
+        online = self._online_of.get(version)
+        if online is None:
+            online = self._online_of[version] = _Online(self, version)
+        online.evaluated(ranks)
 
     def swept(self, expired: int, kept: int | None) -> None:
         """Count expired sessions; `kept` is the number of sessions left when a whole sweep ended, else None."""
@@ -149,3 +155,29 @@ class WorkerMetrics:
         self.rebalances.inc()
         self.partitions.set(partitions)
         self.lag.clear()
+
+
+class _Online:
+    """How one version's answers meet the clicks after them."""
+
+    def __init__(self, metrics: WorkerMetrics, version: str) -> None:
+        self._online_clicks = metrics.online_clicks.labels(version)
+        self._online_hits = metrics.online_hits.labels(version)
+        self._online_reciprocal_ranks = metrics.online_reciprocal_ranks.labels(version)
+        self._clicks, self._hits, self._reciprocal = 0, 0, 0.0
+        metrics.online_recall.labels(version).set_function(lambda: self._hits / max(1, self._clicks))
+        metrics.online_mrr.labels(version).set_function(lambda: self._reciprocal / max(1, self._clicks))
+
+    def evaluated(self, ranks: NDArray[np.int64]) -> None:
+        """Count some clicks, at least one."""
+        found = ranks[(ranks > 0) & (ranks <= ONLINE_K)]
+        reciprocal = float((1.0 / found).sum())
+        self._clicks, self._hits, self._reciprocal = (
+            self._clicks + len(ranks),
+            self._hits + len(found),
+            self._reciprocal + reciprocal,
+        )
+        self._online_clicks.inc(len(ranks))
+        if len(found):
+            self._online_hits.inc(len(found))
+            self._online_reciprocal_ranks.inc(reciprocal)
