@@ -20,6 +20,8 @@ from model.integer_search import QUERIES_PER_BLOCK, Items, search
 from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
 from model.kernels.dot_products import pack, packed_items, room_for_queries
 
+Queries = Floats | Tensor
+"""float32 [C, D], where the network is; an array on the CPU, as a lone click would pay for making a tensor of it."""
 _MOST_SCORES = 1 << 24  # 64 MiB of float32 at a time
 
 
@@ -50,11 +52,11 @@ class Catalogue(Protocol):
     vectors: Floats
     bias: Floats
 
-    def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
+    def best(self, queries: Queries, k: int, temper: float | None = None) -> Best:
         """Return the k best items for each query; among equal scores any may be kept.
 
         Args:
-            queries: float32 [C, D].
+            queries: Any number.
             k: How many.
             temper: Of the log-sum; None leaves it out.
         """
@@ -71,6 +73,11 @@ def catalogue_of(vectors: Tensor, bias: Tensor | None) -> Catalogue:
     return PackedCatalogue(vectors, bias) if vectors.device.type == "cpu" else PlainCatalogue(vectors, bias)
 
 
+def as_floats(queries: Queries) -> Floats:
+    """Return queries as an array."""
+    return queries.cpu().numpy() if isinstance(queries, Tensor) else queries
+
+
 class PlainCatalogue:
     """Scores every item in float32 with the tensor library, on any device: the reference for `PackedCatalogue`."""
 
@@ -78,16 +85,17 @@ class PlainCatalogue:
         self.vectors, self.bias = vectors.cpu().numpy(), bias.cpu().numpy()
         self._vectors, self._bias = vectors, bias
 
-    def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
+    def best(self, queries: Queries, k: int, temper: float | None = None) -> Best:
         """See `Catalogue`."""
         count = min(k, len(self.vectors))
         rows = np.empty((len(queries), count), dtype=np.int32)
         scores = np.empty((len(queries), count), dtype=np.float32)
         log_sums = np.zeros(len(queries))
+        asked = torch.as_tensor(queries)
         size = max(1, _MOST_SCORES // len(self.vectors))
         for start in range(0, len(queries), size):
             block = slice(start, start + size)
-            all_scores = torch.addmm(self._bias, queries[block], self._vectors.T)
+            all_scores = torch.addmm(self._bias, asked[block], self._vectors.T)
             best = torch.topk(all_scores, count, dim=1)
             rows[block], scores[block] = best.indices.cpu().numpy(), best.values.cpu().numpy()
             if temper is not None:
@@ -102,9 +110,9 @@ class PackedCatalogue:
         self.vectors, self.bias = vectors.numpy(), bias.numpy()
         self._items = Items.of(packed_items(self.vectors), self.bias)
 
-    def best(self, queries: Tensor, k: int, temper: float | None = None) -> Best:
+    def best(self, queries: Queries, k: int, temper: float | None = None) -> Best:
         """See `Catalogue`."""
-        asked, count = queries.numpy(), min(k, len(self.vectors))
+        asked, count = as_floats(queries), min(k, len(self.vectors))
         rows, scores = np.empty((len(asked), count), dtype=np.int32), np.empty((len(asked), count), dtype=np.float32)
         log_sums = np.empty(len(asked))
         room = room_for_queries(min(len(asked), QUERIES_PER_BLOCK), asked.shape[1])

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from model.catalogue import Queries
 from model.gru4rec import GRU4Rec
 from model.kernels.compiling import ZERO, Floats, Ints, compiled, part, sigmoid, tanh
 from model.kernels.products import multiply_packed, packed, whole
@@ -31,12 +31,12 @@ class Reached:
 
     Attributes:
         states: float32 [S, W], after all clicks.
-        queries: float32 [C, D], what is compared with the items after each click, where the network is.
+        queries: float32 [C, D], what is compared with the items after each click.
         known: bool [C], whether the click's session has a known item up to that click.
     """
 
     states: Floats
-    queries: Tensor
+    queries: Queries
     known: NDArray[np.bool_]
 
 
@@ -114,7 +114,7 @@ class CompiledPlayer:
         known = np.empty(len(slots), dtype=np.bool_)
         network = self._table, self._weights, self._shapes, self._widths, *self._numbers
         _play(states, last_rows, slots, rows, *network, after, queries, known)
-        return Reached(after, torch.from_numpy(queries), known)
+        return Reached(after, queries, known)
 
 
 def _side_by_side(network: GRU4Rec) -> tuple[Floats, Ints]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.catalogue import catalogue_of
+from model.catalogue import as_floats, catalogue_of
 from model.companion import Companion, histories_of
 from model.gru4rec import EMBEDDING, ITEM_BIAS, GRU4Rec
 from model.mixing import Mixer, histories_after
@@ -143,11 +143,16 @@ class Recommender:
         queries = reached.queries
         if self._mixer is None or self.companion is None:
             best = self._catalogue.best(queries, k)
-            top_rows, scores = best.rows, self._network.activated(torch.from_numpy(best.scores)).numpy()
+            top_rows, scores = best.rows, self._activated(best.scores)
         elif played is None:
             raise ValueError(f"version {self.version} has a companion, which needs the histories of the sessions")
         else:
             histories = histories_after(played.before, slots, rows, played.counts)
             best = self._catalogue.best(queries, k, self.companion.mixing.temper)
-            top_rows, scores = self._mixer.mix(best, queries.cpu().numpy(), histories)
+            top_rows, scores = self._mixer.mix(best, as_floats(queries), histories)
         return Forward(reached.states, top_rows, scores, reached.known)
+
+    def _activated(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._network.settings.activation == "linear":
+            return scores
+        return self._network.activated(torch.from_numpy(scores)).numpy()
