@@ -12,7 +12,9 @@ from typing import Any
 
 import aiokafka
 import faust
+import rocksdict
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from faust.stores.rocksdb import RocksDBOptions
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -277,6 +279,23 @@ def on_assigned(app: faust.App, call: Callable[[], None]) -> None:
 def partition_db(table: faust.Table, partition: int) -> Any:
     """Return the open RocksDB (rocksdict, raw mode) of one partition of `table`."""
     return table.data._db_for_partition(partition)  # noqa: SLF001
+
+
+class _Options(RocksDBOptions):  # type: ignore[misc]
+    """Faust's options with more of RocksDB's set."""
+
+    tune: Callable[[rocksdict.Options], None]
+
+    def as_options(self) -> rocksdict.Options:
+        options = super().as_options()
+        self.tune(options)
+        return options
+
+
+def tune_databases(table: faust.Table, tune: Callable[[rocksdict.Options], None]) -> None:
+    """Let `tune` set options of every database that `table` opens from now on; Faust passes on only some."""
+    options = table.data.rocksdb_options
+    options.__class__, options.tune = _Options, tune
 
 
 def offset_key(table: faust.Table) -> bytes:

@@ -1,4 +1,5 @@
 import gc
+from pathlib import Path
 
 import faust
 import pytest
@@ -18,6 +19,15 @@ def test_sessions_are_read_back_by_partition_and_key_in_the_order_asked(table: S
     assert [found and found.offset for found in loaded] == [3, None, 2, 1, None]
     assert loaded[0] is not None
     assert plain(loaded[0]) == plain(session(3))
+
+
+def test_its_databases_are_tuned_for_what_they_hold(table: StateTable, faust_table: faust.Table) -> None:
+    table.write({(0, b"a"): session(1)})
+    folder = Path(partition_db(faust_table, 0).path())
+    said = max(folder.glob("OPTIONS-*")).read_text()
+    assert "compression=kNoCompression" in said
+    assert "level0_file_num_compaction_trigger=8" in said
+    assert "write_buffer_size=16777216" in said
 
 
 def test_loading_nothing_gives_nothing(table: StateTable) -> None:
