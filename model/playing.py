@@ -100,20 +100,19 @@ class CompiledPlayer:
         self._weights, self._shapes = _side_by_side(network)
         self._widths = np.array(settings.hidden_sizes)
         self._query_width = [*settings.hidden_sizes, *settings.feedforward_sizes][-1]
-        self._numbers = (
-            settings.input_length,
-            settings.trace_decay if settings.trace_width else -1.0,
-            settings.skip_weight if settings.skip else 0.0,
-            settings.cosine_scale,
-        )
+        # A whole number would have all of it compiled for whole numbers.
+        self._length, self._scale = float(settings.input_length), float(settings.cosine_scale)
+        self._decay = float(settings.trace_decay) if settings.trace_width else -1.0
+        self._skip_weight = float(settings.skip_weight) if settings.skip else 0.0
 
     def play(self, states: Floats, last_rows: Ints, slots: Ints, rows: Ints) -> Reached:
         """See `Player`."""
         after = np.empty(states.shape, dtype=np.float32)
         queries = np.empty((len(slots), self._query_width), dtype=np.float32)
         known = np.empty(len(slots), dtype=np.bool_)
-        network = self._table, self._weights, self._shapes, self._widths, *self._numbers
-        _play(states, last_rows, slots, rows, *network, after, queries, known)
+        network = self._table, self._weights, self._shapes, self._widths
+        numbers = self._length, self._decay, self._skip_weight, self._scale
+        _play(states, last_rows, slots, rows, *network, *numbers, after, queries, known)
         return Reached(after, queries, known)
 
 

@@ -10,6 +10,7 @@ SHAPES = [
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,)),
     GRU4RecSettings(embedding_size=9, hidden_sizes=(5, 6), feedforward_sizes=(9,), skip=False),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(6, 8), skip=False, item_input="one_hot"),
+    GRU4RecSettings(embedding_size=9, hidden_sizes=(7,), feedforward_sizes=(12, 50, 9), cosine_scale=10),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(8,), item_input="separate", trace_decay=0.5),
     GRU4RecSettings(embedding_size=8, hidden_sizes=(16, 8), trace_decay=0.9, cosine_scale=10.0),
 ]
@@ -23,7 +24,7 @@ def network_of(shape: GRU4RecSettings) -> GRU4Rec:
     return network
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["one", "two", "one-hot", "trace", "two with trace"])
+@pytest.mark.parametrize("shape", SHAPES, ids=["one", "two", "one-hot", "feedforward", "trace", "two with trace"])
 @pytest.mark.parametrize("clicks", [0, 1, 60])
 def test_compiled_states_are_those_of_the_tensor_library(shape: GRU4RecSettings, clicks: int) -> None:
     network, rng = network_of(shape), np.random.default_rng(clicks)
