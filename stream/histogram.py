@@ -38,6 +38,8 @@ class Histogram(Collector):
             self._counts[bisect_left(self._bounds, values)] += 1
             self._sum += values
             return
+        if len(values) == 0:
+            return
         counts = np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
         self._counts = [before + more for before, more in zip(self._counts, counts.tolist(), strict=True)]
         self._sum += float(values.sum())

@@ -20,7 +20,7 @@ from model.errors import InvalidClickError
 from model.recommender import Forward, Recommender
 from model.vocabulary import UNKNOWN_ROW, fingerprint
 from stream.micro_batch import MicroBatch, SessionKey
-from stream.online_evaluation import OnlineEvaluation, evaluate
+from stream.online_evaluation import OnlineEvaluation, compile_evaluation, evaluate
 from stream.recommendation_json import DECIMALS, AskedBatch, recommendations_as_json
 from stream.records import POPULARITY, Answer, DeadLetter, SourceRecord, encode_recommendation
 from stream.session import NO_HIDDEN, Session
@@ -76,6 +76,7 @@ class Processor:
         # It keeps the leaders up to date from here on; asked only when some click needs them, it would look through
         # all items in the middle of a batch.
         popularity.top_k(top_k)
+        compile_evaluation()
 
     def process(
         self,
