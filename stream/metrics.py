@@ -172,11 +172,9 @@ class _Online:
         """Count some clicks, at least one."""
         found = ranks[(ranks > 0) & (ranks <= ONLINE_K)]
         reciprocal = float((1.0 / found).sum())
-        self._clicks, self._hits, self._reciprocal = (
-            self._clicks + len(ranks),
-            self._hits + len(found),
-            self._reciprocal + reciprocal,
-        )
+        self._clicks += len(ranks)
+        self._hits += len(found)
+        self._reciprocal += reciprocal
         self._online_clicks.inc(len(ranks))
         if len(found):
             self._online_hits.inc(len(found))

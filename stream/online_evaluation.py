@@ -50,7 +50,8 @@ def evaluate(batch: MicroBatch, versions: Sequence[str], fingerprints: NDArray[n
         stored[place, : len(shown)] = shown
         answered_by.append(version or POPULARITY)
     clicked = np.array([fingerprint(batch.valid[position][1].item_id) for position in batch.evaluated], np.uint32)
-    ranks = _ranks(clicked, np.array(batch.previous), fingerprints, stored)
+    ranks = np.empty(len(clicked), np.int64)
+    _rank(clicked, np.array(batch.previous), fingerprints, stored, ranks)
     met = list(dict.fromkeys(answered_by))
     if len(met) == 1:  # nearly always; an array of names costs as much as all of the above
         return [OnlineEvaluation(met[0], ranks)]
@@ -60,20 +61,8 @@ def evaluate(batch: MicroBatch, versions: Sequence[str], fingerprints: NDArray[n
 
 def compile_evaluation() -> None:
     """Compile what `evaluate` needs, so that no click waits for it."""
-    nothing, answers = np.empty(0, np.uint32), np.empty((0, 1), np.uint32)
-    _ranks(nothing, np.empty(0, np.int64), answers, answers)
-
-
-def _ranks(
-    clicked: NDArray[np.uint32],
-    previous: NDArray[np.int64],
-    fingerprints: NDArray[np.uint32],
-    stored: NDArray[np.uint32],
-) -> NDArray[np.int64]:
-    """Return where each clicked item stands in the answer before it; see `_rank`."""
-    ranks = np.empty(len(clicked), np.int64)
-    _rank(clicked, previous, fingerprints, stored, ranks)
-    return ranks
+    clicked, places, answers = np.empty(0, np.uint32), np.empty(0, np.int64), np.empty((0, 1), np.uint32)
+    _rank(clicked, places, answers, answers, places)
 
 
 @compiled

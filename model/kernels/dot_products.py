@@ -2,8 +2,7 @@
 
 Integers take in more products per instruction than float32 does: four times as many of 8 bits where the processor adds
 up four in one go (VNNI), else twice as many of 16 bits. Each call multiplies `QUERIES` queries with `ITEMS` items and
-keeps all sums in registers; the layout of both operands (`packed_queries`, `packed_items`) puts what one step needs
-side by side.
+keeps all sums in registers; the layout of both operands (`pack`) puts what one step needs side by side.
 
 Source of the scheme: Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
@@ -62,11 +61,6 @@ def packed_items(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
     """Return items, float32 [N, D], rounded; B is ITEMS."""
     values = _room(vectors.shape, ITEMS, np.dtype(np.uint8 if as_bytes else np.int16))
     return cast("Packed", pack(vectors, values, _ZERO_ITEM_BYTE if as_bytes else 0))
-
-
-def packed_queries(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
-    """Return queries, float32 [C, D], rounded; see `room_for_queries`."""
-    return cast("Packed", pack(vectors, room_for_queries(*vectors.shape, as_bytes=as_bytes), 0))
 
 
 def room_for_queries(count: int, width: int, *, as_bytes: bool = HAS_BYTES) -> NDArray[Any]:
@@ -132,7 +126,7 @@ def _products_of(together: int) -> Any:
         """Write the sums of one group of B queries and one panel of items, [B, ITEMS], to their place in `sums`.
 
         Args:
-            queries: Values of `packed_queries`.
+            queries: Values of packed queries.
             _starts: Their starts.
             _group: Which B of them; their sums begin in line _group * B.
             items: Values of `packed_items`.

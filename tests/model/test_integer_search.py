@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from model.integer_search import ITEMS_PER_TILE, Candidates, Items, search
 from model.kernels.compiling import Floats
-from model.kernels.dot_products import QUERIES, packed_items, packed_queries
-from tests.model.kernels.test_dot_products import WIDTHS
+from model.kernels.dot_products import QUERIES, packed_items
+from tests.model.kernels.test_dot_products import WIDTHS, packed_queries
 
 
 def found_by(

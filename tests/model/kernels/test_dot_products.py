@@ -1,20 +1,21 @@
 # ruff: noqa: FBT001 - a switch that tests are given
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from model.kernels.compiling import compiled
+from model.kernels.compiling import Floats, compiled
 from model.kernels.dot_products import (
     FEW_QUERIES,
     HAS_BYTES,
     ITEMS,
     QUERIES,
     Packed,
+    pack,
     packed_items,
-    packed_queries,
     products,
     products_of_few,
+    room_for_queries,
 )
 
 WIDTHS = [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_BYTES, reason="no sums of four bytes here"))]
@@ -28,6 +29,10 @@ def all_products(queries: Any, starts: Any, items: Any, sums: Any) -> None:
                 products_of_few(queries, starts, group, items, panel, sums, panel * ITEMS)
             else:
                 products(queries, starts, group, items, panel, sums, panel * ITEMS)
+
+
+def packed_queries(vectors: Floats, *, as_bytes: bool = HAS_BYTES) -> Packed:
+    return cast("Packed", pack(vectors, room_for_queries(*vectors.shape, as_bytes=as_bytes), 0))
 
 
 def sums_of(queries: Packed, items: Packed) -> Any:
@@ -68,11 +73,11 @@ def test_rows_of_the_largest_values_do_not_overflow(length: int, as_bytes: bool)
 
 
 @pytest.mark.parametrize("as_bytes", WIDTHS)
-@pytest.mark.parametrize("pack", [packed_items, packed_queries])
-def test_lengths_units_and_errors_say_how_rows_were_rounded(pack: Any, as_bytes: bool) -> None:
+@pytest.mark.parametrize("packing", [packed_items, packed_queries])
+def test_lengths_units_and_errors_say_how_rows_were_rounded(packing: Any, as_bytes: bool) -> None:
     sizes = np.array([1e-3, 1.0, 1e6, 0.0, 1e-42], dtype=np.float32)[:, None]
     rows = np.random.default_rng(0).normal(size=(5, 33)).astype(np.float32) * sizes
-    packed = pack(rows, as_bytes=as_bytes)
+    packed = packing(rows, as_bytes=as_bytes)
     rounded = unpacked(packed, 5, 33) * packed.units.astype(np.float64)[:, None]
     np.testing.assert_allclose(packed.errors, np.linalg.norm(rows - rounded, axis=1), rtol=1e-3, atol=1e-30)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
