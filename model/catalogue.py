@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.integer_search import QUERIES_PER_BLOCK, Items, search
 from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
-from model.kernels.dot_products import pack, packed_items, room_for_queries
+from model.kernels.dot_products import Room, pack, packed_items, room_for_queries
 
 Queries = Floats | Tensor
 """float32 [C, D], where the network is; an array on the CPU, as a lone click would pay for making a tensor of it."""
@@ -183,7 +183,8 @@ def _best(
     items = Items(values, units, tiled_bias, longest, largest_error)
     for start in range(0, len(asked), QUERIES_PER_BLOCK):
         queries = asked[start : start + QUERIES_PER_BLOCK]
-        packed = pack(queries, room[: -(-len(queries) // room.shape[2])], 0)
+        groups = -(-len(queries) // room.values.shape[2])
+        packed = pack(queries, Room(room.values[:groups], room.starts[:groups]), 0)
         candidates = search(packed, items, rows.shape[1], temper)
         stop = start + len(queries)
         _rescore(queries, vectors, bias, temper, candidates, rows[start:stop], scores[start:stop], log_sums[start:stop])

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.kernels.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
-from model.kernels.dot_products import FEW_QUERIES, ITEMS, QUERIES, Packed, products, products_of_few
+from model.kernels.dot_products import FEW_QUERIES, ITEMS, Packed, products, products_of_few
 from model.kernels.sieve import SIFTED, sifted
 
-QUERIES_PER_BLOCK = 20 * QUERIES  # the sums of these and a tile of items stay in the second cache
+QUERIES_PER_BLOCK = 240  # whole groups; the sums of these and a tile of items stay in the second cache
 ITEMS_PER_TILE = 128
 _ROOM = 544  # candidates; a power of two would let those of many queries share few places of the cache
 _HELD = 64  # beyond k, before the bar is raised
@@ -167,7 +167,7 @@ def search(queries: Any, items: Any, k: int, temper: float) -> Any:  # noqa: C90
     totals, errors = np.zeros(count), _bounds(queries, items)
     units, item_units, bias = queries.units, items.units, items.bias
     factor = np.float32(temper) * LOG2_E
-    sums = np.empty((len(queries.starts), ITEMS_PER_TILE), dtype=np.int32)
+    sums = np.empty((len(queries.values) * queries.values.shape[2], ITEMS_PER_TILE), dtype=np.int32)
     line = np.empty(ITEMS_PER_TILE, dtype=np.float32)
     bars, most = np.full(count, -_NEVER), np.full(count, k + _HELD)
     tile_rows = np.arange(ITEMS_PER_TILE).astype(np.int32)
@@ -176,17 +176,18 @@ def search(queries: Any, items: Any, k: int, temper: float) -> Any:  # noqa: C90
         # Slices, as loops over them vectorise.
         offsets, worth = bias[start : start + ITEMS_PER_TILE], item_units[start : start + ITEMS_PER_TILE]
         for c in range(count):
-            best = highest[c]
+            high = -_NEVER
             for j in range(ITEMS_PER_TILE):
                 line[j] = units[c] * worth[j] * np.float32(sums[c, j]) + offsets[j]
-                best = larger(best, line[j])
+                high = larger(high, line[j])
+            best = larger(highest[c], high)
             if counts[c] > most[c]:
                 counts[c], bars[c] = _raise_bar(rows, scores, c, counts[c], k, errors[c], bars[c])
                 most[c] = min(max(2 * counts[c], k + _HELD), _most_held(room))
                 if counts[c] > most[c]:
                     counts[c], bars[c] = 0, _NEVER
             held, bar = counts[c], bars[c]
-            for at in range(0, ITEMS_PER_TILE, SIFTED):
+            for at in range(0, ITEMS_PER_TILE if high > bar else 0, SIFTED):
                 held += sifted(line, at, tile_rows, at, bar, scores, rows, c * room + held)
             if temper:
                 total = _sum_of_powers(line, factor, factor * best)

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils
 from numba.np.arrayobj import make_array
 
 _INT32 = ir.IntType(32)
@@ -50,3 +51,8 @@ class Emitter:
         nothing = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(nothing, one, ir.Constant(_INT32, 0))
         return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_INT32, kind.count), None))
+
+    def call(self, name: str, returned: Any, *values: Any) -> Any:
+        """Return what a function that the compiler knows makes of some values, mostly by one instruction."""
+        kind = ir.FunctionType(returned, [value.type for value in values])
+        return self.builder.call(cast("Any", cgutils).get_or_insert_function(self.builder.module, kind, name), values)

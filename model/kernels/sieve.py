@@ -3,6 +3,7 @@
 A branch taken for a hundredth of the values is foreseen badly, and costs more than looking at them all.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]
@@ -13,15 +14,15 @@ from numba.extending import intrinsic
 from model.kernels.emitter import Emitter
 
 SIFTED = 16  # values sifted at a time
-_HAS_COMPRESSION = bool(binding.get_host_cpu_features().get("avx512f"))
+_FEATURES = binding.get_host_cpu_features()
 
-_INT64, _INT32 = ir.IntType(64), ir.IntType(32)
+_INT64, _INT32, _INT8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 _FLOATS, _ROWS = ir.VectorType(ir.FloatType(), SIFTED), ir.VectorType(_INT32, SIFTED)
 _BITS = ir.VectorType(ir.IntType(1), SIFTED)
 
 
-def _sifter(*, at_once: bool) -> Any:
-    """Return the intrinsic, with the one instruction that packs values side by side, or with a loop over them."""
+def _sifter(emit: Callable[..., Any]) -> Any:
+    """Return the intrinsic that is emitted so."""
 
     @intrinsic
     def sifted(
@@ -38,7 +39,7 @@ def _sifter(*, at_once: bool) -> Any:
         """Copy those of `SIFTED` scores that are greater than a bar, with their rows; returns how many.
 
         The source may be the target, from the same place on or one behind it. Up to `SIFTED` values of the target are
-        overwritten: minus infinity is what follows the scores.
+        overwritten.
 
         Args:
             scores: float32; the others start at `_score_at`, counted flat, as everywhere here.
@@ -47,7 +48,6 @@ def _sifter(*, at_once: bool) -> Any:
             kept_scores: float32, written from `_kept_at` on.
             kept_rows: int32, the same.
         """
-        emit = _emit_at_once if at_once else _emit_loop
         return int64(scores, int64, rows, int64, float32, kept_scores, kept_rows, int64), emit
 
     return sifted
@@ -69,31 +69,54 @@ def _bits(builder: Any, better: Any) -> Any:
 
 
 _KEPT_SCORES, _KEPT_ROWS, _KEPT_AT = 5, 6, 7  # places of the arguments
-_BELOW_ALL = ir.Constant(_FLOATS, [float("-inf")] * SIFTED)
 
 
-def _emit_at_once(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+def _emit_compression(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     emitter = Emitter(context, builder, signature, values)
-
-    def compressed(value: Any, name: str, rest: Any) -> Any:
-        kind = ir.FunctionType(value.type, [value.type, value.type, _BITS])
-        function = cast("Any", cgutils).get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [value, rest, better])
-
     scores, rows = _sources(emitter)
     better = _better(emitter, scores)
-    kept_scores = compressed(scores, "llvm.x86.avx512.mask.compress.v16f32", _BELOW_ALL)
-    kept_rows = compressed(rows, "llvm.x86.avx512.mask.compress.v16i32", rows)
+    kept_scores = emitter.call("llvm.x86.avx512.mask.compress.v16f32", _FLOATS, scores, scores, better)
+    kept_rows = emitter.call("llvm.x86.avx512.mask.compress.v16i32", _ROWS, rows, rows, better)
     emitter.store(kept_scores, emitter.pointer(_KEPT_SCORES, values[_KEPT_AT]))
     emitter.store(kept_rows, emitter.pointer(_KEPT_ROWS, values[_KEPT_AT]))
     return builder.ctpop(_bits(builder, better))
+
+
+_HALF = SIFTED // 2
+_HALF_OF_FLOATS, _HALF_OF_ROWS = (ir.VectorType(kind.element, _HALF) for kind in (_FLOATS, _ROWS))
+# Which lanes come first so that those whose bits are set do, by the bits.
+_ORDERS = [
+    sorted(range(_HALF), key=[not bits >> lane & 1 for lane in range(_HALF)].__getitem__) for bits in range(1 << _HALF)
+]
+
+
+def _emit_permutation(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    emitter = Emitter(context, builder, signature, values)
+    scores, rows = _sources(emitter)
+    better, kept_at = _better(emitter, scores), values[_KEPT_AT]
+    order = ir.VectorType(_INT8, _HALF)
+    constant = ir.Constant(ir.ArrayType(order, len(_ORDERS)), [ir.Constant(order, lanes) for lanes in _ORDERS])
+    orders = cast("Any", cgutils).global_constant(builder, "sieve.orders", constant)
+    for first in (0, _HALF):
+        places = ir.Constant(_HALF_OF_ROWS, list(range(first, first + _HALF)))
+        kept, half_of_scores, half_of_rows = (
+            builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places)
+            for value in (better, scores, rows)
+        )
+        bits = builder.zext(builder.bitcast(kept, ir.IntType(_HALF)), _INT64)
+        lanes = builder.zext(emitter.load(builder.gep(orders, [_INT64(0), bits]), order), _HALF_OF_ROWS)
+        in_front = emitter.call("llvm.x86.avx2.permps", _HALF_OF_FLOATS, half_of_scores, lanes)
+        emitter.store(in_front, emitter.pointer(_KEPT_SCORES, kept_at))
+        in_front = emitter.call("llvm.x86.avx2.permd", _HALF_OF_ROWS, half_of_rows, lanes)
+        emitter.store(in_front, emitter.pointer(_KEPT_ROWS, kept_at))
+        kept_at = builder.add(kept_at, builder.ctpop(bits))
+    return builder.sub(kept_at, values[_KEPT_AT])
 
 
 def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     emitter = Emitter(context, builder, signature, values)
     scores, rows = _sources(emitter)
     bits = _bits(builder, _better(emitter, scores))
-    emitter.store(_BELOW_ALL, emitter.pointer(_KEPT_SCORES, values[_KEPT_AT]))
 
     entry, step, done = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_unsigned("!=", bits, ir.Constant(_INT64, 0)), step, done)
@@ -112,5 +135,7 @@ def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.ctpop(bits)
 
 
-sifted_one_by_one = _sifter(at_once=False)
-sifted = _sifter(at_once=True) if _HAS_COMPRESSION else sifted_one_by_one
+# By whether the processor packs values side by side in one instruction, or has one that brings them into any order.
+HAS_COMPRESSION, HAS_PERMUTATION = bool(_FEATURES.get("avx512f")), bool(_FEATURES.get("avx2"))
+sifted_one_by_one, sifted_permuted = _sifter(_emit_loop), _sifter(_emit_permutation)
+sifted = _sifter(_emit_compression) if HAS_COMPRESSION else sifted_permuted if HAS_PERMUTATION else sifted_one_by_one

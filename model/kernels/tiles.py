@@ -3,11 +3,12 @@
 A panel is COLUMNS columns side by side, value after value of what is summed over.
 """
 
+import functools
 from itertools import chain
 from typing import Any, cast
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.types import none
 from numba.extending import intrinsic
 
@@ -107,8 +108,7 @@ def _tile_multiplied(
         def number(value: int) -> Any:
             return ir.Constant(_INT64, value)
 
-        kind = ir.FunctionType(_SUMS, [_SUMS] * 3)
-        fma = cast("Any", cgutils).get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+        fma = functools.partial(emitter.call, f"llvm.fma.v{LANES}f32", _SUMS)
         rows = [builder.gep(emitter.pointer(0, left_at), [builder.mul(down, number(row))]) for row in range(ROWS)]
         columns = emitter.pointer(4, panel_at)
         entry, step, done = builder.block, builder.append_basic_block("value"), builder.append_basic_block("summed")
@@ -121,7 +121,7 @@ def _tile_multiplied(
         after = []
         for row, sums in zip(rows, before, strict=True):
             one = emitter.everywhere(emitter.load(builder.gep(row, [beside]), _FLOAT), _SUMS)
-            after.append([builder.call(fma, [one, column, total]) for column, total in zip(across, sums, strict=True)])
+            after.append([fma(one, column, total) for column, total in zip(across, sums, strict=True)])
         following = builder.add(k, number(1)), builder.add(beside, along)
         nothing = ir.Constant(_SUMS, [0.0] * LANES)
         for was, first, now in [

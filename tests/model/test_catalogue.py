@@ -35,7 +35,7 @@ def assert_same_answers(
         found.scores, np.take_along_axis(scores, found.rows.astype(np.int64), axis=1), rtol=0, atol=3e-6 * largest
     )
     assert all(len(set(line)) == len(line) for line in found.rows.tolist())
-    np.testing.assert_allclose(found.log_sums, expected.log_sums, rtol=0, atol=1e-4 * largest)
+    np.testing.assert_allclose(found.log_sums, expected.log_sums, rtol=0, atol=5e-4 * largest)
 
 
 @settings(max_examples=60, deadline=None)

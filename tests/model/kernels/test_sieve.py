@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.kernels.compiling import compiled
-from model.kernels.sieve import SIFTED, sifted, sifted_one_by_one
+from model.kernels.sieve import HAS_PERMUTATION, SIFTED, sifted, sifted_one_by_one, sifted_permuted
 
 
 @compiled
@@ -16,6 +16,14 @@ def at_once(scores: Any, rows: Any, bar: Any, kept_scores: Any, kept_rows: Any) 
 
 
 @compiled
+def permuted(scores: Any, rows: Any, bar: Any, kept_scores: Any, kept_rows: Any) -> int:
+    count = 0
+    for at in range(0, len(scores), SIFTED):
+        count += sifted_permuted(scores, at, rows, at, bar, kept_scores, kept_rows, count)
+    return count
+
+
+@compiled
 def one_by_one(scores: Any, rows: Any, bar: Any, kept_scores: Any, kept_rows: Any) -> int:
     count = 0
     for at in range(0, len(scores), SIFTED):
@@ -23,7 +31,8 @@ def one_by_one(scores: Any, rows: Any, bar: Any, kept_scores: Any, kept_rows: An
     return count
 
 
-BOTH = pytest.mark.parametrize("sift", [at_once, one_by_one])
+needs_permutation = pytest.mark.skipif(not HAS_PERMUTATION, reason="no permutation of lanes here")
+WAYS = pytest.mark.parametrize("sift", [at_once, pytest.param(permuted, marks=needs_permutation), one_by_one])
 
 
 def drawn(chunks: int) -> tuple[Any, Any]:
@@ -33,7 +42,7 @@ def drawn(chunks: int) -> tuple[Any, Any]:
     return scores, rng.integers(1 << 30, size=len(scores)).astype(np.int32)
 
 
-@BOTH
+@WAYS
 @pytest.mark.parametrize("bar", [-np.inf, -0.3, 0.0, 1.7, 9.0, np.inf, np.nan])
 @pytest.mark.parametrize("chunks", [1, 2, 9])
 def test_what_beats_the_bar_stands_side_by_side_in_order(sift: Any, chunks: int, bar: float) -> None:
@@ -46,16 +55,16 @@ def test_what_beats_the_bar_stands_side_by_side_in_order(sift: Any, chunks: int,
     assert kept_rows[:count].tolist() == rows[expected].tolist()
 
 
-@BOTH
-def test_nothing_better_follows_what_was_kept(sift: Any) -> None:
+@WAYS
+def test_no_more_than_was_sifted_is_overwritten(sift: Any) -> None:
     scores, rows = drawn(1)
-    kept, kept_rows = np.full(2 * SIFTED, 7, np.float32), np.zeros(2 * SIFTED, np.int32)
-    count = sift(scores, rows, np.float32(0.5), kept, kept_rows)
-    assert (kept[count:SIFTED] == -np.inf).all()
+    kept, kept_rows = np.full(2 * SIFTED, 7, np.float32), np.full(2 * SIFTED, 7, np.int32)
+    sift(scores, rows, np.float32(0.5), kept, kept_rows)
     assert (kept[SIFTED:] == 7).all()
+    assert (kept_rows[SIFTED:] == 7).all()
 
 
-@BOTH
+@WAYS
 def test_values_may_be_sifted_where_they_lie(sift: Any) -> None:
     scores, rows = drawn(6)
     expected = scores[scores > 0.2].tolist(), rows[scores > 0.2].tolist()
