@@ -57,6 +57,7 @@ class WorkerMetrics:
         self.store_read_time = seconds("store_read", "Reading the states of one micro-batch")
         self.store_write_time = seconds("store_write", "Writing the states of one micro-batch")
         self.delivery_time = seconds("delivery", "From sending one micro-batch's records to their acknowledgement")
+        self.garbage_time = seconds("garbage_collection", "One collection of garbage; nothing else runs meanwhile")
         self.lag = gauge("lag_records", "Clicks of the partition that are not answered yet", "partition")
         self.last_progress = gauge("last_progress_timestamp_seconds", "When a micro-batch was last finished")
         self.partitions = gauge("assigned_partitions", "Partitions that this worker answers")

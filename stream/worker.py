@@ -4,7 +4,6 @@ The order of writes is the promise: store, changelog, answers, await every deliv
 committed. Whatever goes wrong is raised and ends the process; a supervisor starts it again and nothing is lost.
 """
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 
 from model.errors import RecommenderError
 from stream.deliveries import Deliveries
+from stream.garbage import GarbageWatch
 from stream.hot_swap import HotSwap
 from stream.intake import Intake
 from stream.metrics import BatchTimes, WorkerMetrics
@@ -80,6 +80,7 @@ class Worker:
         self._end_offset = end_offset
         self._now_ms = now_ms
         self._new_items = NewItems()
+        self._garbage = GarbageWatch(metrics.garbage_time)
         self._sweep = Sweep(table, intake, settings.idle_ms)
         self._next_sweep_s = time.monotonic() + settings.sweep_interval_s
         self._next_lag_s = time.monotonic()
@@ -95,15 +96,14 @@ class Worker:
         await self._producer.start()
         self._deliveries = Deliveries(self._producer, self._settings.delivery_timeout_s)
         await self._hot_swap.start()
-        # What start-up made stays; walking it again at every collection would only show in the latency.
-        gc.collect()
-        gc.freeze()
+        self._garbage.start()
         self._is_running = True
 
     async def stop(self) -> None:
         """Wait for the batch in flight and disconnect."""
         self._is_running = False
         await self._intake.wait_until_idle()
+        self._garbage.stop()
         await self._hot_swap.stop()
         await self._producer.stop()
 

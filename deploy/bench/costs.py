@@ -3,7 +3,7 @@
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +15,7 @@ LOOK_S = 0.1
 _SILENCE_S = 5.0
 _TIMEOUT_S = 10.0
 _SECONDS = re.compile(r"^nextclick_(\w+)_seconds(?:_sum)? (\S+)$", re.MULTILINE)
+_BUCKET = re.compile(r'^nextclick_(\w+)_seconds_bucket\{le="(\S+)"\} (\S+)$', re.MULTILINE)
 _STAGES = ("process", "forward", "store_read", "store_write")
 _NOT_READY = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
 
@@ -104,10 +105,28 @@ def seconds_told(ports: Sequence[int]) -> dict[str, float]:
     """
     told: dict[str, float] = {}
     for port in ports:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
-            for name, seconds in _SECONDS.findall(answer.read().decode()):
-                told[name] = told.get(name, 0.0) + float(seconds)
+        for name, seconds in _SECONDS.findall(_metrics(port)):
+            told[name] = told.get(name, 0.0) + float(seconds)
     return told
+
+
+def counts_told(port: int, metric: str) -> dict[float, float]:
+    """Return a worker's histogram of seconds: how many were at most so long, by upper bound."""
+    return {float(bound): float(count) for name, bound, count in _BUCKET.findall(_metrics(port)) if name == metric}
+
+
+def longest_s(before: Mapping[float, float], after: Mapping[float, float]) -> float:
+    """Return the upper bound of the longest that came to a histogram (`counts_told`); 0 where none did."""
+    longest = below = 0.0
+    for bound in sorted(after):
+        more = after[bound] - before[bound]
+        longest, below = (bound if more > below else longest), more
+    return longest
+
+
+def _metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_TIMEOUT_S) as answer:
+        return str(answer.read().decode())
 
 
 def stages_us(before: dict[str, float], after: dict[str, float], answers: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 from confluent_kafka import Consumer
 
 from deploy.bench import open_loop
+from deploy.bench.costs import counts_told, longest_s
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
 from deploy.bench.measured_worker import REGISTRY, measured_worker
@@ -34,6 +35,7 @@ from model.registry import Registry
 
 NEXT_VERSION = "bench-next"
 WARM_UP = "warm-up"
+GARBAGE = "garbage_collection"
 STRETCHES, SWEEP_AT = 5, 2
 READY_DEADLINE_S = 120.0
 # From the start of a stretch, when everything runs evenly.
@@ -73,7 +75,7 @@ class GapsBench:
 
 
 def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> dict[str, Any]:
-    """Return, by cause, `longest_gap_ms` and the latencies of its stretch.
+    """Return, by cause, `longest_gap_ms` and the latencies of its stretch, and what its collections took at most.
 
     Raises:
         BrokerError: The broker did not start or did not take the rate.
@@ -117,6 +119,7 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
         found: dict[str, dict[str, float]] = {}
         for place, (cause, bring_about) in enumerate(causes.items()):
             note(cause)
+            before = counts_told(http.worker_port, GARBAGE)
             bringing = threading.Timer(CAUSE_AT_S, bring_about)
             bringing.start()
             clicks = table.slice(place * stretch, (place + 1) * stretch)
@@ -125,8 +128,10 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             )
             bringing.join()
             worker.check()
+            garbage_ms = 1000 * longest_s(before, counts_told(http.worker_port, GARBAGE))
             if cause != WARM_UP:
-                found[cause] = {"longest_gap_ms": measured.longest_gap_ms()} | measured.to_dict()
+                gaps = {"longest_gap_ms": measured.longest_gap_ms(), "garbage_ms_at_most": garbage_ms}
+                found[cause] = gaps | measured.to_dict()
         _check_swap(folder / "worker.log")
     return {"causes": found, "settings": vars(bench), "environment": environment()}
 

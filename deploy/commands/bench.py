@@ -173,9 +173,10 @@ def gaps(*, as_json: bool, **asked: Any) -> None:
     if as_json:
         show_json(found)
         return
-    table = table_of("gaps between answers", "meanwhile", "longest, ms", "latency p50, ms", "p99, ms", "max, ms")
+    columns = ("meanwhile", "longest, ms", "garbage at most, ms", "latency p50, ms", "p99, ms", "max, ms")
+    table = table_of("gaps between answers", *columns)
     for cause, row in found["causes"].items():
-        names = ("longest_gap_ms", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
+        names = ("longest_gap_ms", "garbage_ms_at_most", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
         table.add_row(cause, *(f"{row[name]:.1f}" for name in names))
     output.print(table)
 

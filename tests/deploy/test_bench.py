@@ -1,5 +1,6 @@
 """What the benchmarks measure is the same work everywhere, and they report what they measured."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CollectorRegistry, generate_latest
 
-from deploy.bench import stream
+from deploy.bench import costs, stream
 from deploy.bench.against import FOLDER, PEERS, write_model
-from deploy.bench.costs import Costs, measured
+from deploy.bench.costs import Costs, counts_told, longest_s, measured
+from deploy.bench.gaps import GARBAGE
 from deploy.bench.plain_torch import PlainTorchStep
 from deploy.bench.stream import Found, StreamBench
 from deploy.children import Process
@@ -23,6 +26,7 @@ from model.clicks import sessionise
 from model.gru4rec import GRU4Rec, GRU4RecSettings
 from model.recommender import Recommender
 from model.vocabulary import Vocabulary
+from stream.metrics import WorkerMetrics
 from tests.deploy.command_line import last_json, nextclick
 from tests.trainer.click_builders import SMALL, cyclic_clicks, table_of
 from trainer.settings import TrainerSettings
@@ -65,9 +69,9 @@ def test_costs_are_those_of_the_window(tmp_path: Path) -> None:
     answers = iter(range(1000))
     with Process("busy", [sys.executable, "-c", busy], {}, tmp_path / "log") as process:
         time.sleep(0.1)
-        costs = measured(process, lambda: next(answers), lambda count, _seconds: count >= 5)
-    assert costs.answers == 5
-    assert 0 < costs.cpu_s <= costs.seconds * 1.5
+        found = measured(process, lambda: next(answers), lambda count, _seconds: count >= 5)
+    assert found.answers == 5
+    assert 0 < found.cpu_s <= found.seconds * 1.5
     assert Costs(4, 2.0, 1.0).to_dict() == {"events_per_s": 2.0, "cpu_us_per_event": 250_000.0}
 
 
@@ -163,3 +167,21 @@ def test_sizes_that_are_no_numbers_are_refused() -> None:
     done = nextclick("bench", "score", "--items", "10,many")
     assert done.exit_code == 2
     assert "expected whole numbers above 0 with commas, got '10,many'" in " ".join(done.output.split())
+
+
+def test_the_longest_is_the_bound_of_the_highest_bucket_that_grew() -> None:
+    before = {0.001: 5.0, 0.01: 7.0, 0.1: 7.0, math.inf: 8.0}
+    assert longest_s(before, before) == 0
+    assert longest_s(before, {0.001: 6.0, 0.01: 8.0, 0.1: 8.0, math.inf: 9.0}) == 0.001
+    assert longest_s(before, {0.001: 6.0, 0.01: 8.0, 0.1: 9.0, math.inf: 10.0}) == 0.1
+
+
+def test_the_collections_of_a_worker_are_read_from_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    monkeypatch.setattr(costs, "_metrics", lambda _port: generate_latest(registry).decode())
+    before = counts_told(0, GARBAGE)
+    assert before[0.001] == before[math.inf] == 0
+    metrics.garbage_time.observe(0.003)
+    metrics.forward_time.observe(0.2)
+    assert longest_s(before, counts_told(0, GARBAGE)) == 0.005
