@@ -9,8 +9,9 @@ side.
 Source of the scheme: Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from llvmlite import binding, ir  # type: ignore[import-untyped]
@@ -83,7 +84,7 @@ class Packed(NamedTuple):
 def packed_items(vectors: Floats) -> Packed:
     """Return items, float32 [N, D], rounded; B is ITEMS."""
     values = np.empty((-(-len(vectors) // ITEMS), _steps(vectors.shape[1]), ITEMS, _TOGETHER), dtype=np.uint8)
-    return cast("Packed", pack(vectors, Room(values, np.empty((0, 0, 0, 1), dtype=np.int32)), _ZERO_ITEM))
+    return cast("Packed", pack(vectors, Room(values, np.empty((len(values), 0, ITEMS, 1), dtype=np.int32)), _ZERO_ITEM))
 
 
 def room_for_queries(count: int, width: int, *, fours: bool = HAS_FOURS) -> Room:
@@ -201,19 +202,19 @@ def products_of(together: int, *, plain: bool = False) -> Any:
     return products
 
 
+@dataclass(frozen=True)
 class _Fours:
     """Adds up four products at a time in 32 bits."""
 
-    spans_begin = False
-
-    def __init__(self, emitter: Emitter, *, is_plain: bool) -> None:
-        self._emitter, self._is_plain = emitter, is_plain
+    emitter: Emitter
+    is_plain: bool
+    spans_begin: ClassVar[bool] = False
 
     def add(self, sums: Any, items: Any, query: Any) -> Any:
         """Add the products of one step: bytes of items unsigned, those of a query signed."""
-        if not self._is_plain:
-            return self._emitter.call(f"llvm.x86.avx512.vpdpbusd.{32 * _LANES}", _SUMS, sums, items, query)
-        builder = self._emitter.builder
+        if not self.is_plain:
+            return self.emitter.call(f"llvm.x86.avx512.vpdpbusd.{32 * _LANES}", _SUMS, sums, items, query)
+        builder = self.emitter.builder
         pairs = _neighbours_added(builder, _multiplied(builder, items, query, ir.VectorType(_INT32, _BYTES.count)))
         return builder.add(sums, _neighbours_added(builder, pairs))
 
@@ -223,18 +224,18 @@ class _Fours:
         return sums
 
 
+@dataclass(frozen=True)
 class _Pairs:
     """Adds up two products at a time in 16 bits, twice for each lane, and what a span of them gives in 32."""
 
-    spans_begin = True
-
-    def __init__(self, emitter: Emitter, *, is_plain: bool) -> None:
-        self._emitter, self._is_plain = emitter, is_plain
+    emitter: Emitter
+    is_plain: bool
+    spans_begin: ClassVar[bool] = True
 
     def add(self, sums: Any, items: Any, query: Any) -> Any:
         """Add the products of one step to those of the span; in this order, as any other would take more registers."""
-        call, builder = self._emitter.call, self._emitter.builder
-        if self._is_plain:
+        call, builder = self.emitter.call, self.emitter.builder
+        if self.is_plain:
             kind = ir.VectorType(_HALVES.element, _BYTES.count)
             pairs = _neighbours_added(builder, _multiplied(builder, items, query, kind))
         else:
@@ -245,13 +246,13 @@ class _Pairs:
 
     def end(self, before: Any, sums: Any) -> Any:
         """Return the sums after a span, in 32 bits."""
-        builder = self._emitter.builder
+        builder = self.emitter.builder
         halves = builder.bitcast(sums, _HALVES)
-        if self._is_plain:
+        if self.is_plain:
             both = _neighbours_added(builder, builder.sext(halves, ir.VectorType(_INT32, _HALVES.count)))
         else:
             name = "llvm.x86.avx512.pmaddw.d.512" if _HAS_512_BITS else "llvm.x86.avx2.pmadd.wd"
-            both = self._emitter.call(name, _SUMS, halves, ir.Constant(_HALVES, [1] * _HALVES.count))
+            both = self.emitter.call(name, _SUMS, halves, ir.Constant(_HALVES, [1] * _HALVES.count))
         return builder.add(before, both)
 
 

@@ -135,7 +135,7 @@ def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.ctpop(bits)
 
 
-# By whether the processor packs values side by side in one instruction, or has one that brings them into any order.
-HAS_COMPRESSION, HAS_PERMUTATION = bool(_FEATURES.get("avx512f")), bool(_FEATURES.get("avx2"))
+_HAS_COMPRESSION = bool(_FEATURES.get("avx512f"))  # packs values side by side in one instruction
+HAS_PERMUTATION = bool(_FEATURES.get("avx2"))  # brings them into any order in one
 sifted_one_by_one, sifted_permuted = _sifter(_emit_loop), _sifter(_emit_permutation)
-sifted = _sifter(_emit_compression) if HAS_COMPRESSION else sifted_permuted if HAS_PERMUTATION else sifted_one_by_one
+sifted = _sifter(_emit_compression) if _HAS_COMPRESSION else sifted_permuted if HAS_PERMUTATION else sifted_one_by_one
