@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.integer_search import QUERIES_PER_BLOCK, Items, search
 from model.kernels.compiling import LOG2_E, ZERO, Floats, compiled, part, power_of_two, prefetch_row
-from model.kernels.dot_products import Room, pack, packed_items, room_for_queries
+from model.kernels.packing import Room, pack, packed_items, room_for_queries
 
 Queries = Floats | Tensor
 """float32 [C, D], where the network is; an array on the CPU, as a lone click would pay for making a tensor of it."""

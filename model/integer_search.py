@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.kernels.compiling import HALF, LOG2_E, TWO, ZERO, Floats, compiled, larger, part, power_of_two, smaller
-from model.kernels.dot_products import FEW_QUERIES, ITEMS, Packed, products, products_of_few
+from model.kernels.dot_products import products, products_of_few
+from model.kernels.packing import FEW_QUERIES, ITEMS, Packed
 from model.kernels.sieve import SIFTED, sifted
 
 QUERIES_PER_BLOCK = 240  # whole groups; the sums of these and a tile of items stay in the second cache
@@ -32,7 +33,7 @@ class Items(NamedTuple):
     """What is searched.
 
     Attributes:
-        values: As in `model.kernels.dot_products.Packed`.
+        values: As in `model.kernels.packing.Packed`.
         units: float32 [N, up to whole tiles], as there.
         bias: float32 [N, up to whole tiles], minus infinity where there is no item.
         longest: Length of the longest.

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model.catalogue import Catalogue, PackedCatalogue, PlainCatalogue, catalogue_of
 from model.integer_search import ITEMS_PER_TILE, QUERIES_PER_BLOCK
-from model.kernels.dot_products import ITEMS, QUERIES
+from model.kernels.packing import ITEMS, QUERIES
 
 TILE = ITEMS_PER_TILE
 BLOCK = QUERIES_PER_BLOCK

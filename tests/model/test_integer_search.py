@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from model.integer_search import ITEMS_PER_TILE, Candidates, Items, search
 from model.kernels.compiling import Floats
-from model.kernels.dot_products import QUERIES, packed_items
-from tests.model.kernels.test_dot_products import WAYS, packed_queries
+from model.kernels.packing import QUERIES, packed_items
+from tests.model.kernels.packed import WAYS, packed_queries
 
 
 def found_by(

@@ -1,28 +1,15 @@
 # ruff: noqa: FBT001 - a switch that tests are given
-import functools
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from model.kernels.compiling import Floats, compiled
-from model.kernels.dot_products import (
-    FEW_QUERIES,
-    HAS_FOURS,
-    ITEMS,
-    QUERIES,
-    Packed,
-    pack,
-    packed_items,
-    products,
-    products_of,
-    products_of_few,
-    room_for_queries,
-)
+from model.kernels.compiling import compiled
+from model.kernels.dot_products import products, products_of, products_of_few
+from model.kernels.packing import FEW_QUERIES, ITEMS, QUERIES, Packed, packed_items
+from tests.model.kernels.packed import WAYS, packed_queries, unpacked
 
 PLAIN = products_of(QUERIES, plain=True)
-# How products are added up, whichever way this processor has an instruction for.
-WAYS = pytest.mark.parametrize("fours", [False, True])
 
 
 @compiled
@@ -42,21 +29,11 @@ def all_plain_products(queries: Any, starts: Any, items: Any, sums: Any) -> None
             PLAIN(queries, starts, group, items, panel, sums, panel * ITEMS)
 
 
-def packed_queries(vectors: Floats, *, fours: bool = HAS_FOURS) -> Packed:
-    return cast("Packed", pack(vectors, room_for_queries(*vectors.shape, fours=fours), 0))
-
-
 def sums_of(queries: Packed, items: Packed, multiply: Any = all_products) -> Any:
     groups, _, beside, _ = queries.values.shape
     sums = np.full((groups * beside, len(items.values) * ITEMS), -1, dtype=np.int32)
     multiply(queries.values, queries.starts, items.values, sums)
     return sums
-
-
-def unpacked(packed: Packed, rows: int, length: int) -> Any:
-    """Return the integers that stand for each row, int64 [rows, length]."""
-    values = packed.values.astype(np.int64) - (128 if packed.values.dtype == np.uint8 else 0)
-    return values.transpose(0, 2, 1, 3).reshape(-1, values.shape[1] * values.shape[3])[:rows, :length]
 
 
 @WAYS
@@ -94,18 +71,3 @@ def test_sums_without_special_instructions_are_the_same(fours: bool) -> None:
     asked, rows = (rng.normal(size=(count, 70)).astype(np.float32) for count in (2 * QUERIES, 3 * ITEMS))
     left, right = packed_queries(asked, fours=fours), packed_items(rows)
     assert np.array_equal(sums_of(left, right, all_plain_products), sums_of(left, right))
-
-
-@pytest.mark.parametrize(
-    "packing", [packed_items, packed_queries, functools.partial(packed_queries, fours=not HAS_FOURS)]
-)
-def test_lengths_units_and_errors_say_how_rows_were_rounded(packing: Any) -> None:
-    sizes = np.array([1e-3, 1.0, 1e6, 0.0, 1e-42], dtype=np.float32)[:, None]
-    rows = np.random.default_rng(0).normal(size=(5, 33)).astype(np.float32) * sizes
-    packed = packing(rows)
-    rounded = unpacked(packed, 5, 33) * packed.units.astype(np.float64)[:, None]
-    np.testing.assert_allclose(packed.errors, np.linalg.norm(rows - rounded, axis=1), rtol=1e-3, atol=1e-30)
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    np.testing.assert_allclose(packed.lengths, lengths, rtol=1e-5, atol=1e-30)
-    assert (packed.errors[:3] < lengths[:3] * 0.02).all()
-    assert packed.units[3] == packed.errors[3] == 0
