@@ -15,9 +15,8 @@ from numba.core import types
 from numba.core.types import none
 from numba.extending import intrinsic
 
-from model.kernels.emitter import Emitter
+from model.kernels.emitter import FEATURES, Emitter
 from model.kernels.packing import (
-    FEATURES,
     FEW_QUERIES,
     HAS_512_BITS,
     HAS_FOURS,

@@ -2,9 +2,11 @@
 
 from typing import Any, cast
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 from numba.np.arrayobj import make_array
+
+FEATURES = binding.get_host_cpu_features()  # which instructions may be emitted, by name
 
 _INT32 = ir.IntType(32)
 _ALIGNMENT = 4  # of most values that kernels work on, and all that is known of a register's worth of them

@@ -8,12 +8,11 @@ sums stay there for a span of steps: queries are rounded coarsely enough that no
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from llvmlite import binding  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from model.kernels.compiling import ONE, ZERO, Floats, compiled, larger
+from model.kernels.emitter import FEATURES
 
-FEATURES = binding.get_host_cpu_features()
 HAS_512_BITS = bool(FEATURES.get("avx512bw"))
 HAS_FOURS = bool(FEATURES.get("avx512vnni") if HAS_512_BITS else FEATURES.get("avxvnni"))
 LANES = 16 if HAS_512_BITS else 8  # 32-bit sums in one register

@@ -6,15 +6,14 @@ A branch taken for a hundredth of the values is foreseen badly, and costs more t
 from collections.abc import Callable
 from typing import Any, cast
 
-from llvmlite import binding, ir  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 from numba.core.types import float32, int64
 from numba.extending import intrinsic
 
-from model.kernels.emitter import Emitter
+from model.kernels.emitter import FEATURES, Emitter
 
 SIFTED = 16  # values sifted at a time
-_FEATURES = binding.get_host_cpu_features()
 
 _INT64, _INT32, _INT8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 _FLOATS, _ROWS = ir.VectorType(ir.FloatType(), SIFTED), ir.VectorType(_INT32, SIFTED)
@@ -135,7 +134,7 @@ def _emit_loop(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.ctpop(bits)
 
 
-_HAS_COMPRESSION = bool(_FEATURES.get("avx512f"))  # packs values side by side in one instruction
-HAS_PERMUTATION = bool(_FEATURES.get("avx2"))  # brings them into any order in one
+_HAS_COMPRESSION = bool(FEATURES.get("avx512f"))  # packs values side by side in one instruction
+HAS_PERMUTATION = bool(FEATURES.get("avx2"))  # brings them into any order in one
 sifted_one_by_one, sifted_permuted = _sifter(_emit_loop), _sifter(_emit_permutation)
 sifted = _sifter(_emit_compression) if _HAS_COMPRESSION else sifted_permuted if HAS_PERMUTATION else sifted_one_by_one

@@ -7,14 +7,14 @@ import functools
 from itertools import chain
 from typing import Any, cast
 
-from llvmlite import binding, ir  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.types import none
 from numba.extending import intrinsic
 
-from model.kernels.emitter import Emitter
+from model.kernels.emitter import FEATURES, Emitter
 
-_HAS_512_BITS = bool(binding.get_host_cpu_features().get("avx512f"))
+_HAS_512_BITS = bool(FEATURES.get("avx512f"))
 LANES = 16 if _HAS_512_BITS else 8
 _REGISTERS_ACROSS = 3
 ROWS = 8 if _HAS_512_BITS else 4  # with their sums, three registers of columns and one of a row, nearly all are taken

@@ -53,7 +53,7 @@ def test_few_of_many_items_are_candidates(fours: bool) -> None:
     in_reach = (exact > np.sort(exact, axis=1)[:, [-25]] - 4 * errors[:, None]).sum(axis=1)
     assert (found.counts >= 20).all()
     assert (found.counts <= in_reach).all()
-    assert found.counts.max() < 250
+    assert found.counts.max() < (200 if fours else 250)
 
 
 @WAYS
