@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-import torch
 
 from model.errors import DamagedVersionError, RecommenderError, RegistryFullError, UnknownVersionError
 from model.registry import Registry
@@ -133,7 +132,7 @@ class _Service:
 
     async def run(self, follower: ClickFollower, *, once: bool, stop: asyncio.Event) -> RoundResult | None:
         """Read and hold rounds until told to stop, or until one of the two ends; see `run`."""
-        with ThreadPoolExecutor(1, "round", torch.set_num_threads, (self._settings.threads,)) as executor:
+        with ThreadPoolExecutor(1, "round", self._settings.prepare_torch) as executor:
             reading = asyncio.create_task(follower.run(give_up=once))
             rounds = asyncio.create_task(self._rounds(follower, executor, once=once))
             told = asyncio.create_task(stop.wait())

@@ -18,6 +18,7 @@ Size = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
 DropRate = Annotated[float, Ge(0), Lt(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 class TrainerSettings(BaseModel):
@@ -132,6 +133,10 @@ class TrainerSettings(BaseModel):
     seed: Annotated[int, Ge(0)] = Field(0, description="of every random choice")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     threads: Size = Field(1, description="threads of the tensor library")
+    matmul_precision: MatmulPrecision = Field(
+        "highest",
+        description="products of matrices in float32 (highest), or, where a GPU has units for it, TF32 or bfloat16",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +208,11 @@ class TrainerSettings(BaseModel):
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
 
+    def prepare_torch(self) -> None:
+        """Set the tensor library's threads, for the calling thread, and its precision, for the process."""
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.matmul_precision)
+
     def retry_wait_s(self, failures: int) -> float:
         """Return the wait after a failure that `failures` others went before; it doubles with each."""
         return min(self.retry_longest_s, self.retry_first_s * 2.0 ** min(failures, 64))
@@ -224,5 +234,5 @@ _RECIPE = {
     "backprop_steps", "own_session_negatives", "weight_averaging", "negative_samples", "sampling_alpha",
     "learning_rate", "accumulator", "momentum", "embedding_dropout", "hidden_dropout", "hidden_dropout_carried",
     "dropout_round", "epochs_first", "epochs_round", "companion", "companion_half_life_days", "idle_ms", "replay_share",
-    "holdout_share", "holdout_clicks", "seed",
+    "holdout_share", "holdout_clicks", "matmul_precision", "seed",
 }  # fmt: skip

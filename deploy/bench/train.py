@@ -25,7 +25,7 @@ from model.losses import LossName
 from model.optimizer import SparseAdagrad
 from trainer.fine_tune import MiniBatchStep, choose_step
 from trainer.plain_step import TrainingStep
-from trainer.settings import TrainerSettings
+from trainer.settings import MatmulPrecision, TrainerSettings
 
 WARM_UP_STEPS = 20
 
@@ -45,6 +45,7 @@ class TrainBench:
         repeats: Turns of each.
         items: Items of the shop.
         threads: Of the tensor library.
+        matmul_precision: Of its products of matrices, see `trainer.settings.TrainerSettings`.
         seed: Of weights and clicks.
     """
 
@@ -58,6 +59,7 @@ class TrainBench:
     repeats: int = 3
     items: int = 10_000
     threads: int = 1
+    matmul_precision: MatmulPrecision = "highest"
     seed: int = 0
 
 
@@ -75,7 +77,6 @@ def run(bench: TrainBench, note: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         DeviceUnavailableError: `cuda` was asked for, and torch finds none.
     """
-    torch.set_num_threads(bench.threads)
     torch.manual_seed(bench.seed)
     settings = TrainerSettings(
         embedding_size=bench.hidden,
@@ -84,11 +85,14 @@ def run(bench: TrainBench, note: Callable[[str], None]) -> dict[str, Any]:
         negative_samples=bench.samples,
         loss=bench.loss,
         device=bench.device,
+        threads=bench.threads,
+        matmul_precision=bench.matmul_precision,
         # What the row of torch's own parts has: inner products, and the clicked item's vector added to the query.
         cosine_scale=0.0,
         trace_decay=0.0,
         own_session_negatives=False,
     )
+    settings.prepare_torch()
     note(f"{bench.clicks:,} clicks")
     sessions = _sessions(bench)
     schedule = session_parallel(sessions, bench.batch)

@@ -33,6 +33,7 @@ from deploy.demo import LOOK_S, DemoView
 from deploy.local_broker import BROKER_KINDS
 from deploy.plots import plot_latency, plot_scale, plot_scoring
 from model.losses import LossName
+from trainer.settings import MatmulPrecision
 
 DEFAULTS = StreamBench()
 TRAIN = TrainBench()
@@ -261,6 +262,13 @@ def score(*, plot: Path | None, as_json: bool, **asked: Any) -> None:
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=TRAIN.seconds, show_default=True, help="Of a turn.")
 @click.option("--repeats", type=click.IntRange(min=1), default=TRAIN.repeats, show_default=True, help="Turns of each.")
 @click.option("--threads", type=click.IntRange(min=1), default=TRAIN.threads, show_default=True, help="Of torch.")
+@click.option(
+    "--matmul-precision",
+    type=click.Choice(get_args(MatmulPrecision)),
+    default=TRAIN.matmul_precision,
+    show_default=True,
+    help="Of torch.",
+)
 @json_option
 def train(*, as_json: bool, **asked: Any) -> None:
     """Measure training: clicks per second, beside the plain step and beside PyTorch's own GRU and Adagrad."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from deploy.bench.environment import environment
 from deploy.commands.options import (
@@ -95,7 +94,7 @@ def compare(
         Question(protocol, ks, ties, remove_seen, settings.model_copy(update={"seed": seed}))
         for seed in seeds or (settings.seed,)
     ]
-    torch.set_num_threads(settings.threads)
+    settings.prepare_torch()
     try:
         clicks = _clicks(file, split) if results or keep else {}
         finished = Finished(results, clicks) if results else None

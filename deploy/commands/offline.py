@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import click
-import torch
 
 from deploy.commands.options import (
     ClickFile,
@@ -42,7 +41,7 @@ def fit(file: ClickFile, split: str | None, registry: str | None, recipe: dict[s
     settings = settings_with(registry=registry, recipe=recipe)
     versions = open_registry(settings)
     train = protocol_of(file.read(), split, settings.trainer.idle_ms).train
-    torch.set_num_threads(settings.trainer.threads)
+    settings.trainer.prepare_torch()
     now_ms = time.time_ns() // 1_000_000
     with progress() as bar:
         task = bar.add_task("mini-batches", total=None)

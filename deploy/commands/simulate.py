@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import torch
 
 from deploy.bench.environment import environment
 from deploy.commands.options import (
@@ -77,7 +76,7 @@ def simulate(
     *-refreshed with the counts and new items of the clicks since the last round.
     """
     settings = settings_with(recipe=recipe).trainer
-    torch.set_num_threads(settings.threads)
+    settings.prepare_torch()
     if [step is not None, online, column is not None].count(True) != 1:
         raise click.UsageError("say one of --every 1d (or 10m, 20000clicks), --online and --by period")
     if refresh is not None and column is not None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from deploy.commands.options import (
     ClickFile,
@@ -49,7 +48,7 @@ def tune(file: ClickFile, split: str, trials: int, out: Path, recipe: dict[str, 
     """
     settings = settings_with(recipe=recipe)
     protocol = protocol_of(file.read(), split, settings.trainer.idle_ms)
-    torch.set_num_threads(settings.trainer.threads)
+    settings.trainer.prepare_torch()
     with progress() as bar:
         all_trials, one = bar.add_task("trials", total=trials), bar.add_task("mini-batches", total=None)
 

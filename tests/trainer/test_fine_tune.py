@@ -1,5 +1,5 @@
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from trainer.errors import TrainingDivergedError
 from trainer.fine_tune import TrainReport, train
 from trainer.plain_step import TrainingStep
 from trainer.scorers import NetworkScorer
-from trainer.settings import TrainerSettings
+from trainer.settings import MatmulPrecision, TrainerSettings
 
 
 def learn(
@@ -73,7 +73,10 @@ def test_cyclic_sessions_are_learnt_perfectly_whatever_the_shape_and_the_loss(ch
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-def test_cyclic_sessions_are_learnt_perfectly_on_a_gpu() -> None:
+@pytest.mark.usefixtures("torch_as_it_was")
+@pytest.mark.parametrize("matmul_precision", get_args(MatmulPrecision))
+def test_cyclic_sessions_are_learnt_perfectly_on_a_gpu(matmul_precision: MatmulPrecision) -> None:
+    SMALL.model_copy(update={"matmul_precision": matmul_precision}).prepare_torch()
     sessions = sessionise(table_of(cyclic_clicks("ABC", sessions=200)))
     assert recall_at_1(learn(sessions, SMALL, items=3, device="cuda"), sessions) == 1.0
 

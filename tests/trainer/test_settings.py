@@ -45,6 +45,12 @@ def test_the_recipe_in_the_manifest_holds_what_shapes_the_weights_and_no_secret_
     assert not recipe.keys() & {"device", "threads", "poll_s", "kafka_timeout_s"}
 
 
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_the_tensor_library_is_told_its_threads_and_how_precise_its_products_are() -> None:
+    TrainerSettings(threads=2, matmul_precision="high").prepare_torch()
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
+
+
 @pytest.mark.parametrize(
     ("changes", "dropouts"),
     [
