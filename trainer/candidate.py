@@ -125,7 +125,7 @@ class Candidate:
             return Mixing()
         cases = unseen_cases(self.learner.network, self.companion.neighbours, self.held_out, counted=self.counted)
         if self.cases is not None:
-            cases = self.cases.followed_by(cases)
+            cases = Cases.joined([self.cases, cases])
         return fit_mixing(cases, self.companion.mixing).mixing
 
     def ranks(self) -> NDArray[np.int64]:

@@ -3,23 +3,23 @@
 Only what can be among a click's best `CUTOFF` is kept of it: the items to which the companion gives something, and the
 network's best others. So trying a choice of weights costs the same however many items there are.
 
-Shape letters: c cases of a chunk, N items, e entries of a case, n entries of all cases, T tempers of `GRID`.
+Shape letters: n entries of all cases, T tempers of `GRID`.
 """
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.clicks import Sessions
-from model.companion import Mixing
+from model.companion import HISTORY, Mixing
 from model.gru4rec import GRU4Rec
-from model.mixing import arrays_of, spread
+from model.mixing import arrays_of
 from model.ranking import UNRANKED, RankingMetrics, Ties
 from model.transitions import Neighbours
+from trainer.kernels.mixing import collect, rank
 from trainer.scorers import NetworkScorer, histories_at
 
 CUTOFF = 20
@@ -42,8 +42,7 @@ STARTS = (
     Mixing(temper=1.15, forward=0.4, backward=0.4, last=0.05, repeat=0.2),
 )
 _MOST_SWEEPS = 3
-_PARTS = ("scores", "forward", "backward", "age")
-_FORWARD, _BACKWARD = np.eye(6)[1], np.eye(6)[2]
+_PARTS = ("scores", "forward", "backward", "age", "norms")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def unseen_cases(
     counted[some] = True
     collector = _Collector(network, neighbours)
     collector.next_click_ranks(sessions, counted, "conservative")
-    return collector.cases()
+    return Cases.joined([_NONE, *collector.kept])
 
 
 def fit_mixing(cases: "Cases", start: Mixing | None = None) -> FittedMixing:
@@ -127,17 +126,6 @@ def _climb(cases: "Cases", start: Mixing) -> Mixing:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One click; see `Cases` for the parts, each [e]; `target` is a place among them, or -1."""
-
-    scores: NDArray[np.float32]
-    forward: NDArray[np.float64]
-    backward: NDArray[np.float64]
-    age: NDArray[np.int8]
-    target: int
-
-
-@dataclass(frozen=True)
 class Cases:
     """Clicks by what can be among their best; the entries of one case stand together.
 
@@ -162,14 +150,14 @@ class Cases:
     def __len__(self) -> int:
         return len(self.begins)
 
-    def followed_by(self, others: "Cases") -> "Cases":
-        """Return both; they may be of different networks."""
-        moved = np.where(others.target >= 0, others.target + len(self.scores), -1)
-        return Cases(
-            begins=np.concatenate([self.begins, others.begins + len(self.scores)]),
-            target=np.concatenate([self.target, moved]),
-            **{part: np.concatenate([getattr(self, part), getattr(others, part)]) for part in (*_PARTS, "norms")},
-        )
+    @staticmethod
+    def joined(parts: "list[Cases]") -> "Cases":
+        """Return all cases of at least one part, which may be of different networks."""
+        moves = np.cumsum([0, *(len(part.scores) for part in parts)])
+        begins = [part.begins + move for part, move in zip(parts, moves, strict=False)]
+        target = [np.where(part.target >= 0, part.target + move, -1) for part, move in zip(parts, moves, strict=False)]
+        others = (np.concatenate([getattr(part, name) for part in parts]) for name in _PARTS)
+        return Cases(np.concatenate(begins), np.concatenate(target), *others)
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
@@ -194,65 +182,36 @@ class Cases:
 
     def metrics(self, mixing: Mixing) -> dict[str, float]:
         """Return what a choice of weights reaches."""
-        ranks = np.full(len(self), UNRANKED, dtype=np.int64)
-        if len(self):
-            repeat = mixing.repeat * mixing.fade**self.age + mixing.last * (self.age == 0)
-            chances = self._softmax(mixing.temper) + mixing.forward * self.forward + mixing.backward * self.backward
-            chances += np.where(self.age >= 0, repeat, 0.0)
-            goals = np.repeat(chances[self.target], self._lengths)
-            ahead = np.add.reduceat((chances >= goals).astype(np.int64), self.begins)
-            ranks = np.where(self.target >= 0, ahead, UNRANKED)
+        repeats = np.zeros(1 + HISTORY)
+        repeats[1:] = mixing.repeat * mixing.fade ** np.arange(HISTORY)
+        repeats[1] += mixing.last
+        entries = self._softmax(mixing.temper), self.forward, self.backward, self.age
+        ranks = np.empty(len(self), dtype=np.int64)
+        rank(self.begins, self.target, *entries, mixing.forward, mixing.backward, repeats, ranks)
         return RankingMetrics.from_ranks(ranks, (CUTOFF,)).to_dict()
 
 
 @dataclass(frozen=True)
 class _Collector(NetworkScorer):
-    """Keeps what it is asked to rank."""
+    """Keeps what it is asked to rank, and ranks nothing."""
 
     neighbours: Neighbours
-    kept: list[_Case] = field(default_factory=list)
-    norms: list[NDArray[np.float64]] = field(default_factory=list)
+    kept: list[Cases] = field(default_factory=list)
 
     def _ranks(
-        self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, ties: Ties
+        self, sessions: Sessions, places: NDArray[np.int64], scores: Tensor, targets: Tensor, _ties: Ties
     ) -> NDArray[np.int64]:
-        self.norms.append(
-            torch.stack([torch.logsumexp(scores * temper, 1) for temper in GRID["temper"]], 1).double().cpu().numpy()
-        )
-        table = scores.cpu().numpy()
-        for line, history, target in zip(table, histories_at(sessions, places), targets.tolist(), strict=True):
-            self.kept.append(self._case(line, history, target))
-        return super()._ranks(sessions, places, scores, targets, ties)
+        clicks = scores.cpu().numpy(), targets.cpu().numpy(), histories_at(sessions, places)
+        self.kept.append(Cases(*collect(*clicks, *arrays_of(self.neighbours), CUTOFF, np.array(GRID["temper"]))))
+        return np.full(len(places), UNRANKED)
 
-    def _case(self, line: NDArray[np.float32], history: NDArray[np.int64], target: int) -> _Case:
-        forward, backward = np.zeros(len(line)), np.zeros(len(line))
-        touched, arrays = np.empty(len(line), dtype=np.int64), arrays_of(self.neighbours)
-        found = [
-            touched[: spread(mass, touched, history, *arrays, weights)].copy()
-            for mass, weights in ((forward, _FORWARD), (backward, _BACKWARD))
-        ]
-        clicked = history[(history >= 0) & (history < len(line))]
-        given = np.unique(np.concatenate([*found, clicked]))
-        others = line.copy()
-        others[given] = -np.inf
-        best = np.argpartition(-others, min(CUTOFF, len(line) - 1))[:CUTOFF]
-        rows = np.union1d(given, best[others[best] > -np.inf])
-        newest_first = history[::-1]
-        ages = np.full(len(rows), -1, dtype=np.int8)
-        for age in range(len(newest_first) - 1, -1, -1):
-            ages[rows == newest_first[age]] = age
-        place = np.flatnonzero(rows == target)
-        return _Case(line[rows], forward[rows], backward[rows], ages, int(place[0]) if len(place) else -1)
 
-    def cases(self) -> Cases:
-        """Return all that was kept."""
-        lengths = np.array([len(case.age) for case in self.kept], dtype=np.int64)
-        begins = np.cumsum(lengths) - lengths
-        places = np.array([case.target for case in self.kept], dtype=np.int64)
-        parts = {part: np.concatenate([getattr(case, part) for case in self.kept] or [np.empty(0)]) for part in _PARTS}
-        return Cases(
-            begins=begins,
-            target=np.where(places >= 0, places + begins, -1),
-            norms=np.concatenate(self.norms) if self.norms else np.empty((0, len(GRID["temper"]))),
-            **parts,
-        )
+_NONE = Cases(
+    begins=np.empty(0, dtype=np.int64),
+    target=np.empty(0, dtype=np.int64),
+    scores=np.empty(0, dtype=np.float32),
+    forward=np.empty(0),
+    backward=np.empty(0),
+    age=np.empty(0, dtype=np.int8),
+    norms=np.empty((0, len(GRID["temper"]))),
+)

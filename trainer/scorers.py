@@ -54,20 +54,32 @@ class NetworkScorer:
         found = np.full(len(counted), UNRANKED, dtype=np.int64)
         longest_first = np.argsort(-sessions.lengths, kind="stable")
         with torch.inference_mode():
+            network = self.network.ready()
             for start in range(0, len(sessions), _SESSIONS):
-                self._play(sessions, longest_first[start : start + _SESSIONS], counted, ties, found)
+                self._play(network, sessions, longest_first[start : start + _SESSIONS], counted, ties, found=found)
         return found[counted]
 
     def _play(
         self,
+        network: GRU4Rec,
         sessions: Sessions,
         chunk: NDArray[np.int64],
         counted: NDArray[np.bool_],
         ties: Ties,
+        *,
         found: NDArray[np.int64],
     ) -> None:
-        """Play a chunk of sessions in step, the longest first, and fill in the ranks of their counted clicks."""
-        network, table = self.network.ready(), self.network.input_table
+        """Play a chunk of sessions in step, the longest first, and fill in the ranks of their counted clicks.
+
+        Args:
+            network: `ready`.
+            sessions: As in `next_click_ranks`.
+            chunk: int64 [S], which of them.
+            counted: As there.
+            ties: As there.
+            found: int64 [n], one for each of `sessions.items`.
+        """
+        table = network.input_table
         state = table.new_zeros(len(chunk), network.state_width)  # [S, W]
         x = table.new_zeros(len(chunk), table.shape[1])  # [S, E], of the last known item
         begun = np.zeros(len(chunk), dtype=np.bool_)

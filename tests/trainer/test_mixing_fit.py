@@ -8,7 +8,7 @@ from model.companion import Companion, Mixing
 from model.gru4rec import GRU4Rec
 from model.ranking import RankingMetrics
 from tests.trainer.rings import ITEMS, all_but_first, learned, ring, untrained
-from trainer.mixing_fit import GRID, fit_mixing, unseen_cases
+from trainer.mixing_fit import GRID, Cases, fit_mixing, unseen_cases
 from trainer.scorers import CompanionScorer
 
 
@@ -47,7 +47,7 @@ def test_cases_of_two_networks_are_chosen_on_together() -> None:
         of_network.append((unseen_cases(one, learned(), sessions), ranks))
     (some, some_ranks), (others, other_ranks) = of_network
     expected = RankingMetrics.from_ranks(np.concatenate([some_ranks, other_ranks]), (20,))
-    both = some.followed_by(others)
+    both = Cases.joined([some, others])
     assert len(both) == len(some) + len(others) > len(others)
     assert both.metrics(mixing) == pytest.approx(expected.to_dict())
 
