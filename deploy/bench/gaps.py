@@ -3,7 +3,7 @@
 Clicks come at a fixed rate all the while. After a stretch that only warms everything up, the causes are brought about
 one at a time, each in a stretch of its own: nothing (but the commits of offsets, twice a second, and collections of
 garbage, which are in every stretch), the sweep of ended sessions, a swap, and a rebalance of another group on the same
-broker.
+broker. RocksDB compacts when it likes; with many sessions to restore it does so in the stretches after that.
 """
 
 import tempfile
@@ -19,6 +19,7 @@ import numpy as np
 from confluent_kafka import Consumer
 
 from deploy.bench import open_loop
+from deploy.bench.compactions import compaction_s
 from deploy.bench.costs import counts_told, longest_s
 from deploy.bench.environment import environment
 from deploy.bench.live_sessions import fill_changelog, session_records, spread_ids
@@ -75,7 +76,7 @@ class GapsBench:
 
 
 def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> dict[str, Any]:
-    """Return, by cause, `longest_gap_ms` and the latencies of its stretch, and what its collections took at most.
+    """Return, by cause, `longest_gap_ms` and the latencies of its stretch, its longest collection, and its compactions.
 
     Raises:
         BrokerError: The broker did not start or did not take the rate.
@@ -117,9 +118,10 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             "rebalance of another group": lambda: _rebalance(connection, settings.topics.clicks),
         }
         found: dict[str, dict[str, float]] = {}
+        spans: dict[str, tuple[float, float]] = {}
         for place, (cause, bring_about) in enumerate(causes.items()):
             note(cause)
-            before = counts_told(http.worker_port, GARBAGE)
+            before, begin_s = counts_told(http.worker_port, GARBAGE), time.time()
             bringing = threading.Timer(CAUSE_AT_S, bring_about)
             bringing.start()
             clicks = table.slice(place * stretch, (place + 1) * stretch)
@@ -129,9 +131,12 @@ def run(bench: GapsBench, settings: Settings, note: Callable[[str], None]) -> di
             bringing.join()
             worker.check()
             garbage_ms = 1000 * longest_s(before, counts_told(http.worker_port, GARBAGE))
+            spans[cause] = begin_s, time.time()
             if cause != WARM_UP:
                 gaps = {"longest_gap_ms": measured.longest_gap_ms(), "garbage_ms_at_most": garbage_ms}
                 found[cause] = gaps | measured.to_dict()
+        for cause, row in found.items():
+            row["compaction_s"] = compaction_s(folder / "worker", *spans[cause])
         _check_swap(folder / "worker.log")
     return {"causes": found, "settings": vars(bench), "environment": environment()}
 

@@ -174,10 +174,19 @@ def gaps(*, as_json: bool, **asked: Any) -> None:
     if as_json:
         show_json(found)
         return
-    columns = ("meanwhile", "longest, ms", "garbage at most, ms", "latency p50, ms", "p99, ms", "max, ms")
+    columns = (
+        "meanwhile",
+        "longest, ms",
+        "garbage at most, ms",
+        "compactions, s",
+        "latency p50, ms",
+        "p99, ms",
+        "max, ms",
+    )
     table = table_of("gaps between answers", *columns)
     for cause, row in found["causes"].items():
-        names = ("longest_gap_ms", "garbage_ms_at_most", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
+        during = ("longest_gap_ms", "garbage_ms_at_most", "compaction_s")
+        names = (*during, "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
         table.add_row(cause, *(f"{row[name]:.1f}" for name in names))
     output.print(table)
 

@@ -19,3 +19,4 @@ def test_each_cause_has_its_stretch_and_none_leaves_a_click_unanswered() -> None
         assert row["unanswered"] == 0
         assert 0 < row["longest_gap_ms"] < 1_000 * bench.seconds
         assert 0 <= row["garbage_ms_at_most"] <= 1_000
+        assert row["compaction_s"] >= 0
