@@ -16,7 +16,8 @@ demo: setup  ## broker, worker, trainer and made-up clicks, for a minute or so
 	$(BIN)/nextclick demo
 
 test: setup kafka-jars  ## every test; those that need Apache Kafka are skipped, with the reason, without Java or Maven
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not kafka' --numprocesses auto --dist loadfile
+	$(BIN)/pytest -m kafka
 
 check: setup  ## what CI runs, without the broker
 	$(BIN)/ruff check .
