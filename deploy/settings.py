@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
@@ -26,6 +26,7 @@ NOTHING = "none"
 NOT_SETTINGS = {f"{PREFIX}{name}" for name in ("TEST_DATA", "KAFKA_LIBS", "REQUIRE_KAFKA")}
 ADDRESSES = re.compile(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*")
 Port = Annotated[int, Ge(0), Le(65535)]
+Days = Annotated[float, Gt(0)]
 
 
 class KafkaSettings(BaseModel):
@@ -118,6 +119,19 @@ class HttpSettings(BaseModel):
     trainer_port: Port = Field(9465, description="port of the trainer; 0 takes a free one")
 
 
+class RetentionSettings(BaseModel):
+    """For how long Kafka keeps records; a topic that keeps them longer is as good."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clicks_days: Days = Field(7, description="of clicks; no trainer can look further back")
+    recommendations_days: Days = Field(1, description="of answers")
+    dead_letters_days: Days = Field(14, description="of records that are not clicks")
+    changelog_days: Days = Field(
+        1, description="of sessions, after their last click; at least NEXTCLICK_WORKER__IDLE_MS"
+    )
+
+
 class Settings(BaseSettings):
     """All settings; `NEXTCLICK_WORKER__TOP_K=10` sets `worker.top_k`."""
 
@@ -138,6 +152,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     topics: Topics = Field(default_factory=Topics)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
@@ -151,7 +166,7 @@ class Settings(BaseSettings):
         try:
             return self._topic_plan()
         except ValueError as error:
-            raise SettingsError(f"{PREFIX}TOPICS__…: {error}") from error
+            raise SettingsError(f"{PREFIX}TOPICS__… or {PREFIX}RETENTION__…: {error}") from error
 
     def _topic_plan(self) -> TopicPlan:
         return TopicPlan(
@@ -162,8 +177,16 @@ class Settings(BaseSettings):
             models=self.topics.models,
             partitions=self.partitions,
             replication_factor=self.replication_factor,
+            clicks_retention_ms=_milliseconds(self.retention.clicks_days),
+            recommendations_retention_ms=_milliseconds(self.retention.recommendations_days),
+            dead_letters_retention_ms=_milliseconds(self.retention.dead_letters_days),
+            changelog_retention_ms=_milliseconds(self.retention.changelog_days),
             session_ttl_ms=self.worker.idle_ms,
         )
+
+
+def _milliseconds(days: float) -> int:
+    return int(days * 86_400_000)
 
 
 def load_settings(**given: Any) -> Settings:
@@ -254,9 +277,15 @@ def describe(settings: Settings) -> Iterator[Setting]:
             variable=_variable(path),
             value=reduce(lambda group, name: group[name], path, plain),
             source=_source(path, field, reduce(getattr, path, settings)),
-            description=field.description or "",
+            description=_meaning(field),
             is_secret=isinstance(reduce(getattr, path, settings), SecretStr),
         )
+
+
+def _meaning(field: FieldInfo) -> str:
+    """Return what a setting means, and what it may be where that is a choice."""
+    choices = [str(choice) for choice in get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
+    return f"{field.description}; one of {', '.join(choices)}" if choices else field.description or ""
 
 
 def _source(path: tuple[str, ...], field: FieldInfo, value: Any) -> str:

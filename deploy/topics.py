@@ -143,7 +143,10 @@ class TopicReport:
 
     def require(self) -> None:
         """Raise TopicError unless everything is as planned."""
-        advice = "`nextclick topics create` makes missing ones, NEXTCLICK_PARTITIONS is the planned number"
+        advice = (
+            "`nextclick topics create` makes missing ones; NEXTCLICK_PARTITIONS, NEXTCLICK_REPLICATION_FACTOR and"
+            " NEXTCLICK_RETENTION__…_DAYS say what is planned"
+        )
         if self.differences:
             raise TopicError(f"topics differ from the plan: {'; '.join(self.differences)}; {advice}")
 

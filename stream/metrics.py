@@ -1,7 +1,9 @@
 """What a worker exposes to Prometheus: the closed list of its metrics, which the README repeats and a test compares."""
 
 from collections import Counter as Tally
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ STAGE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 DELAY_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ONLINE_K = 20
+VERSIONS_TOLD = 32
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,15 @@ class WorkerMetrics:
         self._applied, self._replayed, self._dead = (
             self.clicks.labels(result) for result in ("applied", "replayed", "dead")
         )
-        self._answers_of: dict[str, Counter] = {}
-        self._online_of: dict[str, _Online] = {}
+        self._answers_of: _ByVersion[Counter] = _ByVersion(self.answers.labels, self.answers)
+        self._online_of = _ByVersion(
+            lambda version: _Online(self, version),
+            self.online_clicks,
+            self.online_hits,
+            self.online_reciprocal_ranks,
+            self.online_recall,
+            self.online_mrr,
+        )
         self._active_sessions = 0
 
     def batch_answered(self, outcome: Outcome, times: BatchTimes, now_ms: int) -> None:
@@ -123,10 +135,7 @@ class WorkerMetrics:
         for letter in outcome.dead_letters:
             self.dead_letters.labels(letter.reason).inc()
         for version, count in Tally(answer.version for answer in outcome.answers).items():
-            answered = self._answers_of.get(version)
-            if answered is None:
-                answered = self._answers_of[version] = self.answers.labels(version)
-            answered.inc(count)
+            self._answers_of[version].inc(count)
         for evaluation in outcome.evaluations:
             self.evaluated(evaluation.version, evaluation.ranks)
         self._active_sessions += outcome.first_seen
@@ -140,10 +149,7 @@ class WorkerMetrics:
             version: Version that answered.
             ranks: 1-based rank of each clicked item in the answer before it; 0 where it was not in it.
         """
-        online = self._online_of.get(version)
-        if online is None:
-            online = self._online_of[version] = _Online(self, version)
-        online.evaluated(ranks)
+        self._online_of[version].evaluated(ranks)
 
     def swept(self, expired: int, kept: int | None) -> None:
         """Count expired sessions; `kept` is the number of sessions left when a whole sweep ended, else None."""
@@ -156,6 +162,29 @@ class WorkerMetrics:
         self.rebalances.inc()
         self.partitions.set(partitions)
         self.lag.clear()
+
+
+class _ByVersion(Generic[Told]):
+    """What is told of the `VERSIONS_TOLD` versions used last; a worker runs for months, and each round brings one.
+
+    Args:
+        make: Finds or begins what is told of a version.
+        metrics: By version alone; all have been told something of a version once it was made.
+    """
+
+    def __init__(self, make: Callable[[str], Told], *metrics: Counter | Gauge) -> None:
+        self._make, self._metrics = make, metrics
+        self._told: dict[str, Told] = {}  # the one used last stands last
+
+    def __getitem__(self, version: str) -> Told:
+        told = self._told.pop(version, None)
+        self._told[version] = told = self._make(version) if told is None else told
+        if len(self._told) > VERSIONS_TOLD:
+            oldest = next(iter(self._told))
+            del self._told[oldest]
+            for metric in self._metrics:
+                metric.remove(oldest)
+        return told
 
 
 class _Online:

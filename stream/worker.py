@@ -206,7 +206,7 @@ class Worker:
             raise TooManyDeadLettersError(
                 f"{self._recent_dead_letters} of the last {self._recent_records} records of {self._topics.clicks} are"
                 f" not clicks (at most {self._settings.dead_letter_ratio:.0%} may be); see {self._topics.dead_letters},"
-                " then correct the producer or raise dead_letter_ratio"
+                " then correct the producer, or let them all be dead letters with NEXTCLICK_WORKER__DEAD_LETTER_RATIO=1"
             )
         self._recent_records = self._recent_dead_letters = 0
 

@@ -11,9 +11,10 @@ from deploy.settings import Setting, describe, load_settings
 @click.command(epilog="Example: nextclick settings > nextclick.env; set -a; . ./nextclick.env; nextclick worker")
 @json_option
 def settings(*, as_json: bool) -> None:
-    """Print every setting as a line NAME=value that a shell can read, with its meaning and where its value came from.
+    """Print every setting as NAME=value, below what it means and where its value came from, as a shell can read it.
 
-    A password is hidden, and its line commented out. The value `none` sets nothing.
+    What the environment does not set is commented out: presets and later releases may have other defaults. So is a
+    password, which is hidden besides. The value `none` sets nothing.
     """
     found = list(describe(load_settings()))
     if as_json:
@@ -34,9 +35,9 @@ def settings(*, as_json: bool) -> None:
         if above != group:
             click.echo(f"\n# {above}" if above else "# the whole deployment")
             group = above
-        click.echo(_line(setting))
+        click.echo(f"# {setting.description} ({setting.source})\n{_assignment(setting)}")
 
 
-def _line(setting: Setting) -> str:
-    hidden = "# " if setting.is_secret else ""
-    return f"{hidden}{setting.variable}={shlex.quote(setting.text)}  # {setting.description} ({setting.source})"
+def _assignment(setting: Setting) -> str:
+    is_given = setting.source == "environment" and not setting.is_secret
+    return f"{'' if is_given else '# '}{setting.variable}={shlex.quote(setting.text)}"

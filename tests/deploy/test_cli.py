@@ -206,7 +206,7 @@ def test_topics_that_differ_from_the_plan_are_all_named_and_in_the_json_too() ->
 
     assert differing.exit_code == 1
     assert last_json(differing.stdout)["differences"][0] == "clicks: 2 partitions, planned 4"
-    assert "NEXTCLICK_PARTITIONS is the planned number" in differing.stderr.splitlines()[-1]
+    assert "NEXTCLICK_PARTITIONS, NEXTCLICK_REPLICATION_FACTOR and" in differing.stderr.splitlines()[-1]
     assert as_planned.exit_code == 0
     assert last_json(as_planned.stdout) == {"as_planned": True, "differences": []}
     assert last_json(created.stdout) == {"created": []}

@@ -1,3 +1,4 @@
+import re
 import ssl
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 from deploy.commands.worker import require_device
 from deploy.errors import SettingsError
-from deploy.settings import KafkaSettings, Settings, as_environment, describe
+from deploy.settings import KafkaSettings, RetentionSettings, Settings, as_environment, describe
 from stream.settings import Topics, WorkerSettings
 from tests.deploy.command_line import PREFIX, last_json, nextclick
 from trainer.settings import TrainerSettings
@@ -15,6 +16,7 @@ from trainer.settings import TrainerSettings
 FIELDS = {
     "KAFKA__": KafkaSettings,
     "TOPICS__": Topics,
+    "RETENTION__": RetentionSettings,
     "WORKER__": WorkerSettings,
     "TRAINER__": TrainerSettings,
 }
@@ -61,18 +63,24 @@ def test_an_empty_variable_sets_nothing() -> None:
     assert shown(WORKER__TOP_K="")["WORKER__TOP_K"] == shown()["WORKER__TOP_K"]
 
 
-def test_each_setting_is_one_line_that_a_shell_reads_back_to_the_same_settings(tmp_path: Path) -> None:
+def test_a_shell_reads_what_is_printed_back_to_the_same_settings_and_defaults_stay_defaults(tmp_path: Path) -> None:
     given = {"REGISTRY": "it's a folder # here", "TRAINER__HIDDEN_SIZES": "[32, 96]", "TRAINER__SKIP": "false"}
     printed = nextclick("settings", **given)
-    lines = [line for line in printed.stdout.splitlines() if line and not line.startswith("#")]
+    shown_names = re.findall(rf"^(?:# )?{PREFIX}(\w+)=", printed.stdout, re.MULTILINE)
     (tmp_path / "nextclick.env").write_text(printed.stdout)
     read = read_by_a_shell(tmp_path / "nextclick.env")
 
     assert printed.exit_code == 0
-    assert len(lines) == len(shown())
-    assert all(line.startswith(PREFIX) and line.endswith(("(default)", "(environment)")) for line in lines)
+    assert shown_names == list(shown())
+    assert read.keys() == given.keys()
     values = {name: setting["value"] for name, setting in shown(**given).items()}
     assert {name: setting["value"] for name, setting in shown(**read).items()} == values
+
+
+def test_what_a_choice_may_be_is_said() -> None:
+    assert shown()["KAFKA__SECURITY_PROTOCOL"]["description"].endswith(
+        "; one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
+    )
 
 
 def test_a_password_is_never_shown() -> None:
@@ -116,7 +124,20 @@ def test_topics_that_cannot_be_told_apart_are_a_wrong_setting() -> None:
     result = nextclick("topics", "check", TOPICS__MODELS="clicks")
 
     assert result.exit_code == 2
-    assert "NEXTCLICK_TOPICS__…: topic names must differ" in result.stderr
+    assert "NEXTCLICK_TOPICS__… or NEXTCLICK_RETENTION__…: topic names must differ" in result.stderr
+
+
+def test_retention_is_planned_in_days_and_a_longer_session_takes_a_longer_one() -> None:
+    plan = Settings(retention=RetentionSettings(clicks_days=30, recommendations_days=0.5)).topic_plan()
+    assert plan.clicks_retention_ms == 30 * 86_400_000
+    assert plan.recommendations_retention_ms == 43_200_000
+
+    two_days = {"WORKER__IDLE_MS": str(2 * 86_400_000)}
+    refused = nextclick("topics", "check", **two_days)
+    assert refused.exit_code == 2
+    assert "sessions would be lost before they end" in refused.stderr
+    longer = Settings(worker=WorkerSettings(idle_ms=2 * 86_400_000), retention=RetentionSettings(changelog_days=2))
+    assert longer.topic_plan().changelog_retention_ms == 2 * 86_400_000
 
 
 def test_another_process_gets_the_same_settings_password_included() -> None:

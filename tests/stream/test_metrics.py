@@ -3,7 +3,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream.metrics import ONLINE_K, BatchTimes, WorkerMetrics
+from stream.metrics import ONLINE_K, VERSIONS_TOLD, BatchTimes, WorkerMetrics
 from stream.processor import Outcome
 from stream.records import POPULARITY, SourceRecord
 from tests.stream.builders import ITEMS, NOW_MS, recommender, record
@@ -90,6 +90,21 @@ def test_online_recall_and_mrr_add_up_over_batches(scrape: CollectorRegistry, me
     assert value(scrape, "online_recall_at_20", model_version="v1") == pytest.approx(3 / 4)
     assert value(scrape, "online_mrr_at_20", model_version="v1") == pytest.approx(1.75 / 4)
     assert value(scrape, "online_recall_at_20", model_version="v2") == 0
+
+
+def test_only_the_versions_used_last_are_told_of(scrape: CollectorRegistry, metrics: WorkerMetrics) -> None:
+    for number in range(VERSIONS_TOLD + 5):
+        metrics.evaluated(f"v{number}", np.array([1]))
+        metrics.evaluated("v1", np.array([2]))
+    told = {
+        sample.labels["model_version"]
+        for family in scrape.collect()
+        for sample in family.samples
+        if sample.name == "nextclick_online_recall_at_20"
+    }
+    assert told == {"v1"} | {f"v{number}" for number in range(6, VERSIONS_TOLD + 5)}
+    assert value(scrape, "online_clicks_total", model_version="v1") == VERSIONS_TOLD + 6
+    assert value(scrape, "online_clicks_total", model_version="v0") is None
 
 
 def test_a_rank_beyond_twenty_is_no_hit(scrape: CollectorRegistry, metrics: WorkerMetrics) -> None:
