@@ -26,6 +26,7 @@ from stream.state_table import StateTable
 from stream.sweep import Sweep
 
 IDLE_WAIT_S = 0.5
+STALLED_S = 60.0  # without a step, beyond the longest wait for deliveries: something hangs
 LAG_INTERVAL_S = 1.0
 DEAD_LETTER_WINDOW = 1_000
 
@@ -89,6 +90,7 @@ class Worker:
         self._recent_dead_letters = 0
         self._store_read_s = 0.0
         self._is_running = False
+        self._step_began_s: float | None = None
 
     async def start(self) -> None:
         """Connect the producer and load the version that serves."""
@@ -124,13 +126,22 @@ class Worker:
         }
         return self._is_running and bool(self._intake.partitions), detail
 
+    def liveness(self) -> tuple[bool, dict[str, object]]:
+        """Return whether micro-batches follow each other; so too before the first, as recovery may take its time."""
+        if not self._is_running or self._step_began_s is None:
+            return True, {}
+        stepped_s = time.monotonic() - self._step_began_s
+        is_live = stepped_s <= self._settings.delivery_timeout_s + STALLED_S
+        return is_live, {"seconds_since_last_step": round(stepped_s, 3)}
+
     async def follow_models(self) -> None:
         """Return never; raise what ended the following of the models topic."""
         await self._hot_swap.failed()
 
     async def step(self) -> None:
         """Answer one micro-batch of whatever has arrived, and sweep a slice when a sweep is under way."""
-        if time.monotonic() >= self._next_sweep_s:
+        self._step_began_s = time.monotonic()
+        if self._step_began_s >= self._next_sweep_s:
             self._next_sweep_s = time.monotonic() + self._settings.sweep_interval_s
             self._sweep.begin()
         self._observe_waiting()

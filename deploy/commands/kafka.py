@@ -140,7 +140,7 @@ def replay(file: ClickFile, broker: str | None, rate: float | None, speed: float
 def tail(broker: str | None, count: int | None, *, from_beginning: bool, as_json: bool) -> None:
     """Watch the recommendations as they come: session, item clicked, items recommended, version.
 
-    With --json each line is a whole answer, as it is in the topic.
+    With --json every line is a whole answer, as it is in the topic, and there is no other output.
     """
     settings = settings_with(broker=broker)
     topic, kafka = settings.topics.recommendations, settings.kafka

@@ -126,7 +126,10 @@ def show(version: str, registry: str | None, *, as_json: bool) -> None:
 @registry_option
 @json_option
 def promote(version: str, broker: str | None, registry: str | None, *, force: bool, as_json: bool) -> None:
-    """Make VERSION serve, after verifying it. The trainer does not take back what was promoted by hand."""
+    """Make VERSION serve, after verifying it.
+
+    The trainer does not take back what was promoted by hand, but its next round may follow it: `pin` keeps that off.
+    """
     settings = settings_with(broker=broker, registry=registry)
     _announce(version, "promote", settings, force=force, as_json=as_json)
 
@@ -138,7 +141,10 @@ def promote(version: str, broker: str | None, registry: str | None, *, force: bo
 @registry_option
 @json_option
 def rollback(version: str | None, broker: str | None, registry: str | None, *, force: bool, as_json: bool) -> None:
-    """Make an earlier version serve again: VERSION, or the parent of the one that serves."""
+    """Make an earlier version serve again: VERSION, or the parent of the one that serves.
+
+    The trainer's next round goes on from there and may follow it, with the same clicks learned: `pin` keeps that off.
+    """
     settings = settings_with(broker=broker, registry=registry)
     _announce(version or _parent_of_serving(settings), "rollback", settings, force=force, as_json=as_json)
 

@@ -67,7 +67,7 @@ def _run(settings: Settings) -> dict[str, int]:
     )
     server = HttpServer(
         metrics_registry,
-        is_live=lambda: (True, {}),
+        is_live=answering.liveness,
         is_ready=answering.readiness,
         host=settings.http.host,
         port=settings.http.worker_port,

@@ -1,5 +1,7 @@
 import asyncio
+import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -10,8 +12,9 @@ from faust.types import TP
 from stream.deliveries import DeliveryError
 from stream.records import SourceRecord
 from stream.session import decode_session
+from stream.settings import WorkerSettings
 from stream.state_table import StateTable
-from stream.worker import DEAD_LETTER_WINDOW, TooManyDeadLettersError
+from stream.worker import DEAD_LETTER_WINDOW, STALLED_S, TooManyDeadLettersError
 from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, plain, record, session
 from tests.stream.event_loop import eventually, on_a_loop
 from tests.stream.fake_producer import FakeBatch, FakeProducer
@@ -230,6 +233,24 @@ async def test_it_is_ready_while_it_runs_and_has_partitions(table: StateTable) -
         assert not run.worker.readiness()[0]
         run.intake.assign([0])
     assert not run.worker.readiness()[0]
+
+
+@on_a_loop
+async def test_it_lives_until_its_first_step_and_while_steps_follow_each_other(
+    table: StateTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(table) as run:
+        assert run.worker.liveness() == (True, {})
+        run.put(record(0))
+        await run.worker.step()
+        assert run.worker.liveness()[0]
+        longest_s = WorkerSettings().delivery_timeout_s + STALLED_S
+        later_s = time.monotonic() + longest_s + 1
+        with monkeypatch.context() as patched:
+            patched.setattr("stream.worker.time", SimpleNamespace(monotonic=lambda: later_s))
+            is_live, detail = run.worker.liveness()
+        assert not is_live
+        assert detail["seconds_since_last_step"] == pytest.approx(longest_s + 1, abs=0.9)
 
 
 @on_a_loop
