@@ -5,7 +5,7 @@ A pair (a, b) counts when b is clicked at most `REACH` clicks after a in one ses
 Shape letters: N items, n clicks, P pairs, E entries kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -22,6 +22,8 @@ GAP_DECAY = 0.7
 """A pair `gap` clicks apart counts this to the power of gap - 1."""
 PRIOR_CLICKS = 4.0
 """Added to an item's clicks when its pair counts become shares, so that rare items claim little."""
+FORGOTTEN = 0.01
+"""A pair that has faded to less is dropped; or all that ever followed each other would be carried along for ever."""
 KEPT = 64
 """Strongest successors, and predecessors, that are kept of each item for serving."""
 
@@ -139,7 +141,6 @@ class Transitions:
         self.clicks: NDArray[np.float64] = np.zeros(item_count)  # [N], n_a
         self._keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # [P], a << 32 | b, rising
         self._counts: NDArray[np.float64] = np.empty(0)  # [P]
-        self._pending: dict[int, float] = {}  # of single clicks, merged when the pairs are next read
 
     @property
     def item_count(self) -> int:
@@ -180,32 +181,18 @@ class Transitions:
         self.clicks += np.bincount(rows[new], minlength=self.item_count)
         self._sum_up(np.concatenate(keys), np.concatenate(weights))
 
-    def add_click(self, history: Sequence[int], row: int) -> None:
-        """Count one click.
-
-        Args:
-            history: The session's rows before it, the newest last; only the last `REACH` matter.
-            row: What was clicked.
-        """
-        if not 0 <= row < self.item_count:
-            return
-        self.clicks[row] += 1
-        for gap, before in enumerate(reversed(history[-REACH:]), start=1):
-            if 0 <= before < self.item_count:
-                key = (int(before) << _ROW_BITS) | int(row)
-                self._pending[key] = self._pending.get(key, 0.0) + GAP_DECAY ** (gap - 1)
-
     def decay(self, factor: float) -> None:
-        """Make everything counted so far worth `factor` of what it was.
+        """Make everything counted so far worth `factor` of what it was, and drop pairs that are worth too little then.
 
         Raises:
             ValueError: The factor is not in (0, 1].
         """
         if not 0 < factor <= 1:
             raise ValueError(f"expected a factor in (0, 1], got {factor}")
-        self._merge()
         self.clicks *= factor
-        self._counts *= factor
+        counts = self._counts * factor
+        kept = counts >= FORGOTTEN
+        self._keys, self._counts = self._keys[kept], counts[kept]
 
     def around(self, rows: NDArray[np.int64]) -> "Transitions":
         """Return a copy with only the pairs that some items are in: enough for the neighbours of those items."""
@@ -219,7 +206,6 @@ class Transitions:
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Return all pairs by (first, second): their first rows, second rows and counts, each [P]."""
-        self._merge()
         return self._keys >> _ROW_BITS, self._keys & _ROW_MASK, self._counts
 
     def neighbours(self, kept: int = KEPT) -> Neighbours:
@@ -230,7 +216,6 @@ class Transitions:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return clicks [N], pairs [P] (first row << 32 | second, rising) and counts [P], as copies."""
-        self._merge()
         parts = {"clicks": self.clicks, "pairs": self._keys, "counts": self._counts}
         return {name: torch.from_numpy(part.copy()) for name, part in parts.items()}
 
@@ -260,13 +245,6 @@ class Transitions:
 
     def _known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         return (rows >= 0) & (rows < self.item_count)
-
-    def _merge(self) -> None:
-        if self._pending:
-            keys = np.fromiter(self._pending.keys(), dtype=np.int64, count=len(self._pending))
-            counts = np.fromiter(self._pending.values(), dtype=np.float64, count=len(self._pending))
-            self._pending = {}
-            self._sum_up(np.concatenate([self._keys, keys]), np.concatenate([self._counts, counts]))
 
     def _sum_up(self, keys: NDArray[np.int64], counts: NDArray[np.float64]) -> None:
         self._keys, place = np.unique(keys, return_inverse=True)

@@ -200,7 +200,7 @@ def test_counts_that_were_loaded_go_on_counting(registry: Registry) -> None:
     registry.write(with_companion(version_of("a", "b", "c")))
     transitions = registry.load(VERSION, training=True).transitions
     assert transitions is not None
-    transitions.add_click([2], 2)
+    transitions.add(Sessions(np.array([2, 2]), np.array([0, 2]), np.array([0]), np.array([0])))
     first, second, counts = transitions.pairs()
     pairs = dict(zip(zip(first.tolist(), second.tolist(), strict=True), counts.tolist(), strict=True))
     assert pairs == pytest.approx({(0, 1): 1.8, (0, 2): 0.63, (1, 2): 0.9, (2, 2): 1.0})

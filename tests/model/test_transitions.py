@@ -28,8 +28,8 @@ def test_click_by_click_counts_what_a_whole_file_counts(plays: list[list[int]]) 
     whole, single = Transitions(ITEMS), Transitions(ITEMS)
     whole.add(sessions_of(plays))
     for play in plays:
-        for place, row in enumerate(play):
-            single.add_click(play[:place], row)
+        for place in range(len(play)):
+            single.add(sessions_of([play[: place + 1]]), np.arange(place + 1) == place)
     np.testing.assert_allclose(dense(single), dense(whole), rtol=1e-12)
     np.testing.assert_array_equal(single.clicks, whole.clicks)
 
@@ -62,13 +62,12 @@ def test_neighbours_are_shares_of_the_clicks_and_four_more_in_both_directions() 
 
 def test_decay_makes_older_clicks_worth_less_and_new_items_start_at_nothing() -> None:
     transitions = Transitions(2)
-    transitions.add_click([0], 1)
+    transitions.add(sessions_of([[0, 1]]))
     transitions.decay(0.5)
     transitions.grow(3)
-    transitions.add_click([0], 1)
-    transitions.add_click([], 2)
+    transitions.add(sessions_of([[0, 1], [2]]))
     np.testing.assert_allclose(dense(transitions), [[0, 1.5, 0], [0, 0, 0], [0, 0, 0]])
-    assert transitions.clicks.tolist() == [0, 1.5, 1]
+    assert transitions.clicks.tolist() == [1.5, 1.5, 1]
     with pytest.raises(ValueError, match="cannot shrink"):
         transitions.grow(2)
 
@@ -82,9 +81,20 @@ def test_neighbours_survive_the_way_through_tensors(plays: list[list[int]]) -> N
     assert all(before[name].equal(after[name]) for name in before)
 
 
+def test_pairs_that_have_faded_are_dropped_and_those_clicked_again_are_not() -> None:
+    transitions = Transitions(3)
+    transitions.add(sessions_of([[0, 1], [1, 2]]))
+    for _ in range(7):
+        transitions.decay(0.5)
+        transitions.add(sessions_of([[1, 2]]))
+    first, second, _ = transitions.pairs()
+    assert (first.tolist(), second.tolist()) == ([1], [2])
+    assert transitions.neighbours().successor_offsets.tolist() == [0, 0, 1, 1]
+
+
 def test_damaged_neighbours_are_refused() -> None:
     transitions = Transitions(2)
-    transitions.add_click([0], 1)
+    transitions.add(sessions_of([[0, 1]]))
     tensors = transitions.neighbours().to_tensors()
     with pytest.raises(ValueError, match="between 0 and 1"):
         Neighbours.from_tensors(tensors | {"successor_rows": tensors["successor_rows"] + 5})
