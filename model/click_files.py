@@ -1,5 +1,6 @@
 """Click files on disk: which column is what, ids as codes, every notation of time as milliseconds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_columns(path: Path, session_column: str, item_column: str, time_column:
     Raises:
         InvalidFileError: With what was expected, what there is, and what to do.
     """
-    table = _read_table(path)
+    table = _read_table(path, (session_column, item_column))
     for name, option in ((session_column, "session_column"), (item_column, "item_column")):
         if name not in table.column_names:
             raise InvalidFileError(
@@ -55,7 +56,7 @@ def read_columns(path: Path, session_column: str, item_column: str, time_column:
     return Columns(session, item, timestamp_ms, period, session_ids, item_ids, has_times)
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: Path, id_columns: Sequence[str]) -> pa.Table:
     suffix = path.suffix.lower()
     if suffix not in {".parquet", ".csv", ".tsv"}:
         raise InvalidFileError(f"{path}: expected a .parquet, .csv or .tsv file, got {suffix or 'no suffix'}")
@@ -63,7 +64,10 @@ def _read_table(path: Path) -> pa.Table:
         if suffix == ".parquet":
             return pyarrow.parquet.read_table(path)
         separator = "," if suffix == ".csv" else "\t"
-        return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+        # As they are written: taken for numbers, ids would lose their leading zeros.
+        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(id_columns, pa.string()))
+        parsing = pyarrow.csv.ParseOptions(delimiter=separator)
+        return pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=as_text)
     except FileNotFoundError as error:
         raise InvalidFileError(f"{path}: there is no such file; check the path") from error
     except (OSError, pa.ArrowException) as error:

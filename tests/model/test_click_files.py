@@ -73,6 +73,18 @@ def test_ids_are_coded_by_their_first_appearance_and_read_as_strings(tmp_path: P
     assert table.item_ids == ["30", "10"]
 
 
+@pytest.mark.parametrize(
+    "ids", [["007", "7", "07"], ["2014-04-01", "b", "c"], ["9" * 30, "1", "2"], ["1.0", "1", "true"]]
+)
+def test_ids_in_text_files_are_what_is_written_there(tmp_path: Path, ids: list[str]) -> None:
+    path = tmp_path / "clicks.csv"
+    lines = [f"{one},{other}" for one, other in zip(ids, ids[::-1], strict=True)]
+    path.write_text("\n".join(["session_id,item_id", *lines]))
+    table = read_clicks(path)
+    assert [table.session_ids[code] for code in table.session] == ids
+    assert [table.item_ids[code] for code in table.item] == ids[::-1]
+
+
 def test_ids_stored_as_a_dictionary_read_like_plain_ones(tmp_path: Path) -> None:
     encoded = pa.array(["z", "x", "z"]).dictionary_encode()
     table = read_clicks(write(tmp_path / "clicks.parquet", item_id=encoded))
