@@ -13,9 +13,14 @@ class Popularity:
     Counts only grow, so only the item just clicked can enter the top k. The leaders of the largest k asked for so
     far are kept up to date: an addition costs a dictionary update and one comparison, or a look through the leaders
     where the item reaches their weakest. All items are looked through only when a larger k is asked for.
+
+    Args:
+        most_items: Counted at a time. The least clicked make room for others, half of them at once; leaders never do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_items: int = 200_000) -> None:
+        self._most_items = most_items
+        self._seen = 0
         self._counts: dict[str, int] = {}
         self._first_seen: dict[str, int] = {}
         self._leaders: set[str] = set()
@@ -29,9 +34,12 @@ class Popularity:
     def add(self, item_id: str) -> None:
         """Count one click."""
         count = self._counts.get(item_id, 0) + 1
-        self._counts[item_id] = count
         if count == 1:
-            self._first_seen[item_id] = len(self._first_seen)
+            if len(self._counts) >= self._most_items:
+                self._forget_rare()
+            self._first_seen[item_id] = self._seen
+            self._seen += 1
+        self._counts[item_id] = count
         if count >= self._weakest_count and self._kept:
             self._sorted = None
             if item_id not in self._leaders:
@@ -75,3 +83,10 @@ class Popularity:
             self._leaders.add(item_id)
         # Raised even where the weakest just left, as a lower bound: counts only grow.
         self._weakest_count = self._counts[weakest]
+
+    def _forget_rare(self) -> None:
+        least = 2
+        while len(self._counts) > max(self._most_items // 2, len(self._leaders)):
+            self._counts = {item: n for item, n in self._counts.items() if n >= least or item in self._leaders}
+            least *= 2
+        self._first_seen = {item: self._first_seen[item] for item in self._counts}

@@ -45,6 +45,23 @@ def test_item_that_is_first_seen_late_still_rises() -> None:
     assert popularity.top_k(3)[0] == ["late", "item 999", "item 0"]
 
 
+def test_items_that_are_hardly_clicked_make_room_and_the_best_stay() -> None:
+    popularity = Popularity(most_items=100)
+    assert popularity.top_k(2) == ([], [])
+    popularity.add_many(["first", "first", "second", "second", *(f"junk {number}" for number in range(1000))])
+    popularity.add_many(["second"])
+    assert len(popularity) <= 100
+    assert popularity.top_k(2) == (["second", "first"], [3.0, 2.0])
+
+
+@pytest.mark.parametrize("most_items", [1, 2])
+def test_room_for_fewer_items_than_are_asked_for_gives_as_many(most_items: int) -> None:
+    popularity = Popularity(most_items)
+    popularity.top_k(3)
+    popularity.add_many(["a", "a", "b", "c", "b"])
+    assert popularity.top_k(3)[0][:2] == ["a", "b"]
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_no_clicks_give_no_items(k: int) -> None:
     assert Popularity().top_k(k) == ([], [])
