@@ -152,7 +152,7 @@ class Process:
         try:
             return str(json.loads(line)["error"])
         except (ValueError, TypeError, KeyError):
-            return line or "none"
+            return line or ("see its log above" if self._shares_stderr else "none")
 
     def cpu_s(self) -> float:
         """Return the processor time that it and its running children have used, user and system, in seconds."""

@@ -52,6 +52,7 @@ class Lease:
         request_timeout_s = settings.kafka_timeout_s + settings.lease_s
         self._options = {"request_timeout_ms": int(request_timeout_s * 1000), **kafka_options}
         self._consumer: Any = None
+        self._failures = 0  # since Kafka last let this trainer take part
 
     async def run(self, *, give_up: bool = False) -> None:
         """Take part until cancelled; then leave.
@@ -62,15 +63,14 @@ class Lease:
         Raises:
             KafkaUnavailableError: With `give_up`.
         """
-        failures = 0
         while True:
             try:
                 await self._take_part()
             except KafkaUnavailableError as error:
                 if give_up:
                     raise
-                wait_s = self._settings.retry_wait_s(failures)
-                failures += 1
+                wait_s = self._settings.retry_wait_s(self._failures)
+                self._failures += 1
                 _log.warning("no lease without kafka", error=str(error), retry_in_s=wait_s)
                 await asyncio.sleep(wait_s)
 
@@ -125,7 +125,7 @@ class Lease:
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Take note of what this trainer has in the group; called after every change of the group."""
-        held_before = self.held
+        held_before, self._failures = self.held, 0
         self._note(held=self._partition in partitions)
         if self.held:
             self._consumer.pause(self._partition)

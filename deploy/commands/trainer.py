@@ -52,7 +52,8 @@ def _run(settings: Settings, *, once: bool) -> RoundResult | None:
     kafka = settings.kafka
     topics.require(settings.topic_plan(), kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
     metrics_registry = CollectorRegistry()
-    metrics = TrainerMetrics(metrics_registry)
+    # Between two turns Kafka may be asked several questions, each of which may take this long.
+    metrics = TrainerMetrics(metrics_registry, alive_for_s=max(60.0, 6 * settings.trainer.kafka_timeout_s))
     server = HttpServer(
         metrics_registry,
         is_live=metrics.liveness,
