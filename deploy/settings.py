@@ -8,10 +8,19 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -156,6 +165,15 @@ class Settings(BaseSettings):
     http: HttpSettings = Field(default_factory=HttpSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+
+    @model_validator(mode="after")
+    def _sessions_end_alike(self) -> Self:
+        if self.worker.idle_ms != self.trainer.idle_ms:
+            raise ValueError(
+                f"{PREFIX}WORKER__IDLE_MS is {self.worker.idle_ms} and {PREFIX}TRAINER__IDLE_MS {self.trainer.idle_ms}:"
+                " sessions must end alike where they are served and where they are learned from; set both"
+            )
+        return self
 
     def topic_plan(self) -> TopicPlan:
         """Return the topics that this deployment needs.

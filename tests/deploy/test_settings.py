@@ -110,6 +110,7 @@ def test_a_password_is_never_shown() -> None:
         ("KAFKA__BOOTSTRAP_SERVERS", "kafka", "expected HOST:PORT, several separated by commas, got 'kafka'"),
         ("KAFKA__SSL_CA_FILE", "/no/ca.pem", "NEXTCLICK_KAFKA__SSL_CA_FILE: Path does not point to a file"),
         ("KAFKA", "{}", "NEXTCLICK_KAFKA names no setting"),
+        ("WORKER__IDLE_MS", "60000", "NEXTCLICK_WORKER__IDLE_MS is 60000 and NEXTCLICK_TRAINER__IDLE_MS 1800000"),
     ],
 )
 def test_a_wrong_setting_is_wrong_usage_and_named_in_one_line(variable: str, value: str, said: str) -> None:
@@ -132,11 +133,16 @@ def test_retention_is_planned_in_days_and_a_longer_session_takes_a_longer_one() 
     assert plan.clicks_retention_ms == 30 * 86_400_000
     assert plan.recommendations_retention_ms == 43_200_000
 
-    two_days = {"WORKER__IDLE_MS": str(2 * 86_400_000)}
+    two_days = dict.fromkeys(("WORKER__IDLE_MS", "TRAINER__IDLE_MS"), str(2 * 86_400_000))
     refused = nextclick("topics", "check", **two_days)
     assert refused.exit_code == 2
     assert "sessions would be lost before they end" in refused.stderr
-    longer = Settings(worker=WorkerSettings(idle_ms=2 * 86_400_000), retention=RetentionSettings(changelog_days=2))
+    idle_ms = 2 * 86_400_000
+    longer = Settings(
+        worker=WorkerSettings(idle_ms=idle_ms),
+        trainer=TrainerSettings(idle_ms=idle_ms),
+        retention=RetentionSettings(changelog_days=2),
+    )
     assert longer.topic_plan().changelog_retention_ms == 2 * 86_400_000
 
 
