@@ -25,7 +25,7 @@ _CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _MODELS_SEGMENT_BYTES: Final = 1024 * 1024
 # How librdkafka's mock cluster names itself; it answers neither CreateTopics nor DescribeConfigs.
 _EMBEDDED_CLUSTER: Final = "mockCluster"
-# A dead letter is a record of the clicks topic, at most Kafka's usual 1 MiB, with headers on top.
+# A dead letter has at most the first `stream.records.MOST_DEAD_BYTES` of a record, its key and some headers.
 _DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 _ANSWER_DEADLINE_S: Final = 15.0
 _POLL_S: Final = 0.05

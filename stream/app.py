@@ -128,6 +128,7 @@ def build_worker(
         new_producer=new_producer,
         metrics=metrics,
         end_offset=lambda partition: app.consumer.highwater(TP(topics.clicks, partition)),
+        is_recovering=lambda: bool(app.in_recovery),
         now_ms=lambda: time.time_ns() // 1_000_000,
     )
     app.service(_service(worker))

@@ -6,6 +6,7 @@ from model.click_wire import Click
 from model.errors import InvalidClickError
 
 DEAD_LETTER_PREFIX = "nextclick.error."
+MOST_DEAD_BYTES = 1 << 20  # of a dead letter's value: with key and headers less than its topic takes in one record
 POPULARITY = "popularity"
 """The version of an answer that no network gave."""
 
@@ -70,7 +71,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         return cls(record=record, reason=error.reason, message=str(error))
 
     def headers(self, topic: str) -> list[tuple[str, bytes]]:
-        """Return the headers `nextclick.error.{reason,message,topic,partition,offset}`.
+        """Return the headers `nextclick.error.{reason,message,topic,partition,offset}`, and `bytes` where it was cut.
 
         Args:
             topic: Topic that the record was read from.
@@ -82,7 +83,14 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
             "partition": str(self.record.partition),
             "offset": str(self.record.offset),
         }
+        if len(self.record.value or b"") > MOST_DEAD_BYTES:
+            facts["bytes"] = str(len(self.record.value or b""))
         return [(DEAD_LETTER_PREFIX + name, text.encode()) for name, text in facts.items()]
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's bytes, the first `MOST_DEAD_BYTES` of them."""
+        return self.record.value and self.record.value[:MOST_DEAD_BYTES]
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ committed. Whatever goes wrong is raised and ends the process; a supervisor star
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -37,6 +37,10 @@ class TooManyDeadLettersError(RecommenderError):
     """So many records are not clicks that something upstream must be wrong."""
 
 
+class AnotherTopicError(RecommenderError):
+    """The states are those of another topic than the one that is read."""
+
+
 class Worker:
     """Everything that a micro-batch passes through.
 
@@ -51,6 +55,7 @@ class Worker:
         new_producer: Makes the producer: idempotent, acks from all replicas.
         metrics: What is counted.
         end_offset: Returns the end offset of a partition as last heard from the broker, or None.
+        is_recovering: Says whether states are being restored.
         now_ms: Wall clock, ms since the Unix epoch.
     """
 
@@ -67,6 +72,7 @@ class Worker:
         new_producer: Callable[[], AIOKafkaProducer],
         metrics: WorkerMetrics,
         end_offset: Callable[[int], int | None],
+        is_recovering: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
@@ -79,6 +85,7 @@ class Worker:
         self._new_producer = new_producer
         self._metrics = metrics
         self._end_offset = end_offset
+        self._is_recovering = is_recovering
         self._now_ms = now_ms
         self._new_items = NewItems()
         self._garbage = GarbageWatch(metrics.garbage_time)
@@ -120,11 +127,12 @@ class Worker:
         recommender = self._hot_swap.recommender
         detail: dict[str, object] = {
             "running": self._is_running,
+            "recovering": self._is_recovering(),
             "partitions": self._intake.partitions,
             "version": recommender.version if recommender else None,
             "refused": self._hot_swap.refused,
         }
-        return self._is_running and bool(self._intake.partitions), detail
+        return self._is_running and bool(self._intake.partitions) and not self._is_recovering(), detail
 
     def liveness(self) -> tuple[bool, dict[str, object]]:
         """Return whether micro-batches follow each other; so too before the first, as recovery may take its time."""
@@ -163,6 +171,8 @@ class Worker:
         recommender = self._hot_swap.recommender
         outcome = self._processor.process(records, self._load, recommender, self._now_ms())
         processed_s = time.perf_counter()
+        if outcome.replayed:
+            self._require_the_same_topic(outcome.sessions)
         encoded = self._table.write(outcome.sessions)
         written_s = time.perf_counter()
         now_ms = self._now_ms()
@@ -186,6 +196,17 @@ class Worker:
             self._sweep.heard(partition, session.event_ms, now_ms)
         self._stop_on_too_many_dead_letters(len(records), len(outcome.dead_letters))
 
+    def _require_the_same_topic(self, sessions: Mapping[SessionKey, Session]) -> None:
+        """Refuse states of offsets that do not exist: their clicks would be taken for replays until they do."""
+        for (partition, _), session in sessions.items():
+            end = self._end_offset(partition)
+            if end is not None and session.offset >= end:
+                raise AnotherTopicError(
+                    f"a session has applied offset {session.offset} of partition {partition} of {self._topics.clicks},"
+                    f" which ends at {end}: was the topic made anew? Its sessions cannot go on; start them anew with"
+                    " another NEXTCLICK_WORKER__APP_ID, or delete changelog, committed offsets and data directories"
+                )
+
     def _load(self, keys: Sequence[SessionKey]) -> list[Session | None]:
         started_s = time.perf_counter()
         sessions = self._table.load(keys)
@@ -199,7 +220,7 @@ class Worker:
         for letter in outcome.dead_letters:
             destination = (self._topics.dead_letters, letter.record.partition)
             headers = letter.headers(self._topics.clicks)
-            self._deliveries.add(destination, letter.record.key, letter.record.value, now_ms, headers)
+            self._deliveries.add(destination, letter.record.key, letter.value, now_ms, headers)
 
     async def _deliver(self) -> None:
         """Send what was added and await it; then the store is known to hold no more than the changelog."""
@@ -234,7 +255,7 @@ class Worker:
 
     def _observe_waiting(self) -> None:
         """Now and then: how far behind is each partition, and how long did recovery take."""
-        if self._assigned_at_s is not None:
+        if self._assigned_at_s is not None and not self._is_recovering():
             self._metrics.recovery_time.set(time.monotonic() - self._assigned_at_s)
             self._assigned_at_s = None
         if time.monotonic() < self._next_lag_s:

@@ -75,7 +75,8 @@ def _run(settings: Settings) -> dict[str, int]:
     with server:
         log.info("worker starts", http=server.address, data_dir=str(settings.worker.data_dir))
         run_worker(app, settings.worker)
-    answered = {name: _total(metrics_registry, f"nextclick_{name}_total") for name in ("answers", "dead_letters")}
+    read = _by_result(metrics_registry)
+    answered = {"answers": read["applied"] + read["replayed"], "dead_letters": read["dead"]}
     log.info("worker stopped", **answered)
     return answered
 
@@ -95,6 +96,7 @@ def require_device(device: str) -> None:
         ) from error
 
 
-def _total(registry: CollectorRegistry, name: str) -> int:
+def _by_result(registry: CollectorRegistry) -> dict[str, int]:
+    """Return how many records came to what."""
     samples = (sample for family in registry.collect() for sample in family.samples)
-    return int(sum(sample.value for sample in samples if sample.name == name))
+    return {s.labels["result"]: int(s.value) for s in samples if s.name == "nextclick_clicks_total"}

@@ -17,7 +17,6 @@ SIFTED = 16  # values sifted at a time
 
 _INT64, _INT32, _INT8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 _FLOATS, _ROWS = ir.VectorType(ir.FloatType(), SIFTED), ir.VectorType(_INT32, SIFTED)
-_BITS = ir.VectorType(ir.IntType(1), SIFTED)
 
 
 def _sifter(emit: Callable[..., Any]) -> Any:

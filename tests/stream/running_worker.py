@@ -1,7 +1,7 @@
 """A worker without Faust and without a broker: everything that it is given is in the test's hands."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +63,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running(table: StateTable, producer: FakeProducer | None = None, **settings: Any) -> AsyncIterator[Running]:
+async def running(
+    table: StateTable,
+    producer: FakeProducer | None = None,
+    *,
+    is_recovering: Callable[[], bool] = lambda: False,
+    end_offset: Callable[[int], int | None] = lambda _partition: None,
+    **settings: Any,
+) -> AsyncIterator[Running]:
     """Start a worker on `table` without Faust and without a broker."""
     scrape = CollectorRegistry()
     producer, intake, version = producer or FakeProducer(), Intake(10_000), FixedVersion()
@@ -73,11 +80,12 @@ async def running(table: StateTable, producer: FakeProducer | None = None, **set
         changelog=CHANGELOG,
         intake=intake,
         table=table,
+        is_recovering=is_recovering,
         processor=new_processor(),
         hot_swap=version,
         new_producer=lambda: producer,
         metrics=WorkerMetrics(scrape),
-        end_offset=lambda _: None,
+        end_offset=end_offset,
         now_ms=lambda: NOW_MS,
     )
     await worker.start()

@@ -10,11 +10,11 @@ from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
 
 from stream.deliveries import DeliveryError
-from stream.records import SourceRecord
+from stream.records import MOST_DEAD_BYTES, SourceRecord
 from stream.session import decode_session
 from stream.settings import WorkerSettings
 from stream.state_table import StateTable
-from stream.worker import DEAD_LETTER_WINDOW, STALLED_S, TooManyDeadLettersError
+from stream.worker import DEAD_LETTER_WINDOW, STALLED_S, AnotherTopicError, TooManyDeadLettersError
 from tests.stream.builders import IDLE_MS, ITEMS, NOW_MS, plain, record, session
 from tests.stream.event_loop import eventually, on_a_loop
 from tests.stream.fake_producer import FakeBatch, FakeProducer
@@ -228,11 +228,57 @@ async def test_it_is_ready_while_it_runs_and_has_partitions(table: StateTable) -
         run.version.refused["v9"] = "damaged"
         is_ready, detail = run.worker.readiness()
         assert is_ready
-        assert detail == {"running": True, "partitions": [0, 1], "version": "v1", "refused": {"v9": "damaged"}}
+        assert detail == {
+            "running": True,
+            "recovering": False,
+            "partitions": [0, 1],
+            "version": "v1",
+            "refused": {"v9": "damaged"},
+        }
         run.intake.close()
         assert not run.worker.readiness()[0]
         run.intake.assign([0])
     assert not run.worker.readiness()[0]
+
+
+@on_a_loop
+async def test_it_is_not_ready_while_states_are_restored(table: StateTable) -> None:
+    restoring = [True]
+    async with running(table, is_recovering=lambda: restoring[0]) as run:
+        run.worker.assigned()
+        is_ready, detail = run.worker.readiness()
+        assert not is_ready
+        assert detail["recovering"]
+        await run.worker.step()
+        assert run.scrape.get_sample_value("nextclick_recovery_seconds") == 0
+        restoring[0] = False
+        assert run.worker.readiness()[0]
+        await run.worker.step()
+        assert run.scrape.get_sample_value("nextclick_recovery_seconds") > 0
+
+
+@on_a_loop
+async def test_states_of_a_topic_that_was_made_anew_are_refused_instead_of_taking_its_clicks_for_replays(
+    table: StateTable,
+) -> None:
+    async with running(table) as run:
+        run.put(record(1_000))
+        await run.worker.step()
+    async with running(table, end_offset=lambda _partition: 4) as run:
+        run.put(record(3))
+        with pytest.raises(AnotherTopicError, match=r"offset 1000 of partition 0 .* ends at 4: .*WORKER__APP_ID"):
+            await run.worker.step()
+        assert run.answered() == []
+
+
+@on_a_loop
+async def test_a_dead_letter_too_long_for_its_topic_is_cut_and_says_so(table: StateTable) -> None:
+    async with running(table) as run:
+        run.put(SourceRecord(0, 0, NOW_MS, b"s", b"x" * (MOST_DEAD_BYTES + 1)))
+        await run.worker.step()
+        (letter,) = run.sent(TOPICS.dead_letters)
+        assert letter.value == b"x" * MOST_DEAD_BYTES
+        assert dict(letter.headers)["nextclick.error.bytes"] == str(MOST_DEAD_BYTES + 1).encode()
 
 
 @on_a_loop
