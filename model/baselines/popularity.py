@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 class Popularity:
     """Counts clicks per item. Of two items with equal counts, the one first seen comes first.
 
-    Counts only grow, so only the item just clicked can enter the top k. The leaders of the largest k asked for so
-    far are kept up to date: an addition costs a dictionary update and one comparison, or a look through the leaders
-    where the item reaches their weakest. All items are looked through only when a larger k is asked for.
+    While an item is counted its count only grows, so only the item just clicked can enter the top k. The leaders of the
+    largest k asked for so far are kept up to date: an addition costs a dictionary update and one comparison, or a look
+    through the leaders where the item reaches their weakest. All are looked through only when a larger k is asked for.
 
     Args:
         most_items: Counted at a time. The least clicked make room for others, half of them at once; leaders never do.
