@@ -18,7 +18,8 @@ def compaction_s(folder: Path, begin_s: float, end_s: float) -> float:
         begin_s: Wall clock, seconds since the Unix epoch.
         end_s: The same. A compaction that has not ended by when this is asked is not counted.
     """
-    return sum(max(0.0, min(to_s, end_s) - max(from_s, begin_s)) for from_s, to_s in _compactions(folder))
+    spans = (min(to_s, end_s) - max(from_s, begin_s) for from_s, to_s in _compactions(folder))
+    return sum((max(0.0, span_s) for span_s in spans), start=0.0)
 
 
 def _compactions(folder: Path) -> Iterator[tuple[float, float]]:
