@@ -60,7 +60,7 @@ def create_topics(broker: str | None, *, as_json: bool) -> None:
 @broker_option
 @json_option
 def check_topics(broker: str | None, *, as_json: bool) -> None:
-    """Compare the topics with the plan; exit with 1 when they differ."""
+    """Compare the topics with the plan: partitions, copies, policies, retention; exit with 1 when they differ."""
     settings = settings_with(broker=broker)
     kafka = settings.kafka
     report = topics.check(settings.topic_plan(), kafka.librdkafka_options(), deadline_s=kafka.timeout_s)
