@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.errors import SettingsError
 from deploy.topics import TopicPlan
+from model.clicks import DAY_MS
 from stream.settings import Topics, WorkerSettings
 from trainer.settings import TrainerSettings
 
@@ -204,7 +205,7 @@ class Settings(BaseSettings):
 
 
 def _milliseconds(days: float) -> int:
-    return int(days * 86_400_000)
+    return int(days * DAY_MS)
 
 
 def load_settings(**given: Any) -> Settings:

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, NewTopic
 
 from deploy.errors import TopicError
+from model.clicks import DAY_MS
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 CleanupPolicy = Literal["delete", "compact", "compact,delete"]
 
 _HOUR_MS: Final = 60 * 60 * 1000
-_DAY_MS: Final = 24 * _HOUR_MS
 _UNLIMITED_MS: Final = -1
 # A changelog is compacted segment by segment and never in the one being written; with Kafka's own 1 GiB a
 # worker would recover from records that were overwritten long ago.
@@ -76,10 +76,10 @@ class TopicPlan:
     models: str = "models"
     partitions: int = 8
     replication_factor: int = 1
-    clicks_retention_ms: int = 7 * _DAY_MS
-    recommendations_retention_ms: int = _DAY_MS
-    dead_letters_retention_ms: int = 14 * _DAY_MS
-    changelog_retention_ms: int = _DAY_MS
+    clicks_retention_ms: int = 7 * DAY_MS
+    recommendations_retention_ms: int = DAY_MS
+    dead_letters_retention_ms: int = 14 * DAY_MS
+    changelog_retention_ms: int = DAY_MS
     session_ttl_ms: int = _HOUR_MS // 2
 
     def __post_init__(self) -> None:

@@ -83,8 +83,8 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
             "partition": str(self.record.partition),
             "offset": str(self.record.offset),
         }
-        if len(self.record.value or b"") > MOST_DEAD_BYTES:
-            facts["bytes"] = str(len(self.record.value or b""))
+        if self.record.value and len(self.record.value) > MOST_DEAD_BYTES:
+            facts["bytes"] = str(len(self.record.value))
         return [(DEAD_LETTER_PREFIX + name, text.encode()) for name, text in facts.items()]
 
     @property

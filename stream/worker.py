@@ -124,15 +124,15 @@ class Worker:
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Return whether clicks are being answered, and what an operator wants to know besides."""
-        recommender = self._hot_swap.recommender
+        recommender, recovering = self._hot_swap.recommender, self._is_recovering()
         detail: dict[str, object] = {
             "running": self._is_running,
-            "recovering": self._is_recovering(),
+            "recovering": recovering,
             "partitions": self._intake.partitions,
             "version": recommender.version if recommender else None,
             "refused": self._hot_swap.refused,
         }
-        return self._is_running and bool(self._intake.partitions) and not self._is_recovering(), detail
+        return self._is_running and bool(self._intake.partitions) and not recovering, detail
 
     def liveness(self) -> tuple[bool, dict[str, object]]:
         """Return whether micro-batches follow each other; so too before the first, as recovery may take its time."""
@@ -150,7 +150,7 @@ class Worker:
         """Answer one micro-batch of whatever has arrived, and sweep a slice when a sweep is under way."""
         self._step_began_s = time.monotonic()
         if self._step_began_s >= self._next_sweep_s:
-            self._next_sweep_s = time.monotonic() + self._settings.sweep_interval_s
+            self._next_sweep_s = self._step_began_s + self._settings.sweep_interval_s
             self._sweep.begin()
         self._observe_waiting()
         wait_s = 0.0 if self._sweep.under_way else IDLE_WAIT_S

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from model.clicks import Sessions
+from model.clicks import DAY_MS, Sessions
 from model.companion import Companion, Mixing
 from model.registry import ModelVersion
 from trainer.fine_tune import OnProgress, ShouldStop, TrainReport, train
@@ -16,7 +16,6 @@ from trainer.settings import TrainerSettings
 
 NEWEST_SHARE = 0.05
 """Newest share of the first sessions, which the weights are chosen on before it is learned from."""
-_DAY_MS = 86_400_000
 
 
 def train_anew(
@@ -117,7 +116,7 @@ def count_new(
     mixing = Mixing()
     if cases is not None and parent.companion is not None:
         mixing = fit_mixing(cases, parent.companion.mixing).mixing
-    learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * _DAY_MS)))
+    learner.transitions.decay(0.5 ** (max(0, age_ms) / (half_life_days * DAY_MS)))
     return count(learner, lesson, mixing)
 
 

@@ -72,6 +72,8 @@ def test_a_shell_reads_what_is_printed_back_to_the_same_settings_and_defaults_st
 
     assert printed.exit_code == 0
     assert shown_names == list(shown())
+    sources = re.findall(rf"\((default|environment)\)\n(?:# )?{PREFIX}", printed.stdout)
+    assert (len(sources), sources.count("environment")) == (len(shown_names), len(given))
     assert read.keys() == given.keys()
     values = {name: setting["value"] for name, setting in shown(**given).items()}
     assert {name: setting["value"] for name, setting in shown(**read).items()} == values
